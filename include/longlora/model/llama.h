@@ -1,0 +1,107 @@
+#pragma once
+// A Llama: embedding, layers, final norm, head; forward and hand-written backward. No autograd, no torch::nn.
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "longlora/config/model_config.h"
+#include "longlora/config/train_config.h"
+#include "longlora/model/parameter.h"
+
+namespace longlora {
+
+/// Sum of negative log-likelihoods and number of targets: never a mean.
+struct LossSum { double nll_sum = 0; int64_t targets = 0; };
+
+/// What one layer keeps between forward and backward (docs/memory.md): decides what is kept, never what is computed.
+enum class KeepPolicy : uint8_t { checkpoint, save_attention, save_all };
+
+struct ModelOptions {
+  ComputeType compute = ComputeType::fp32;          // bf16 or fp32 (resolved, never automatic)
+  TrainConfig::Tuning tuning;                       // which parameters exist (LoRA) and are trainable
+  uint64_t seed = 42;                               // initialisation and dropout
+  int64_t row_tile = 4096;                          // Rmax (tests: 16)
+};
+
+/// Attention and rotary embedding of a forward pass; may change between steps (attention.full_steps, evaluation).
+struct AttentionSettings {
+  AttentionKind kind = AttentionKind::full;
+  AttentionPattern pattern = AttentionPattern::cross_heads;
+  int64_t group = 0;
+};
+
+struct ModelInput {
+  at::Tensor ids_BT, labels_BT;                              // int32 on the host
+  std::vector<std::vector<int64_t>> document_starts;         // empty: rows are one document (no mask, positions run through)
+  // place of dropout counters (docs/determinism): step number and global row index of each row
+  uint32_t step = 0;
+  std::vector<uint32_t> global_rows;
+};
+
+struct SavedActivations;                                     // per layer, owned by the caller between forward and backward
+
+class LlamaModel {
+ public:
+  /// Allocates all parameters (contents undefined). `rope` gives the rotary frequencies.
+  LlamaModel(const ModelConfig&, const RopeScaling& rope, int64_t rope_max_position, int64_t rope_sequence_length, const ModelOptions&);
+  ~LlamaModel();
+  LlamaModel(const LlamaModel&) = delete;
+
+  const ModelConfig& config() const;
+  const ModelOptions& options() const;
+  /// Every parameter in tensor-table order, LoRA A and B right after their projection. Row order is part of the checkpoint format.
+  void visit(const std::function<void(Parameter&)>&);
+  std::vector<Parameter*> trainable();
+
+  void set_attention(const AttentionSettings&);
+  void set_keep_policies(std::vector<KeepPolicy>);           // one per layer
+
+  /// Random start (model.init: random): normal(0, initializer_range) by Philox, norms 1. LoRA: A Kaiming-uniform(a = sqrt 5), B zero.
+  void initialise_base();
+  void initialise_lora();
+
+  // One canonical shard. Gradients are added into Parameter::grad.
+  /// hidden state before the final norm; `saved` receives what the policies keep.
+  at::Tensor forward(const ModelInput&, SavedActivations& saved);
+  /// Final norm, head and loss in chunks of rows, never [tokens, vocabulary] at once. Overwrites `hidden` with the gradient of the
+  /// hidden state (scaled by `scale`), adds head and final-norm gradients.
+  LossSum loss_backward(at::Tensor& hidden_BTC, const at::Tensor& labels_BT, float scale);
+  void backward(at::Tensor d_hidden_BTC, const ModelInput&, SavedActivations& saved);
+
+  // Without gradients.
+  /// Negative log-likelihood at every position [B,T] fp32 (0 where the label is ignored); layers run one after another, nothing is kept.
+  at::Tensor negative_log_likelihood(const ModelInput&);
+  /// Logits fp32 [B, n, V] at the given positions (all when empty).
+  at::Tensor logits(const ModelInput&, std::span<const int64_t> positions = {});
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+/// Opaque outside `model`; reusable between steps (buffers are kept).
+struct SavedActivations {
+  SavedActivations();
+  ~SavedActivations();
+  struct Layers;
+  std::unique_ptr<Layers> layers;
+};
+
+/// Keys and values of one sequence for generation: full causal attention, one token at a time after the prompt.
+class Decoder {
+ public:
+  Decoder(LlamaModel&, int64_t max_tokens);
+  ~Decoder();
+  at::Tensor append(std::span<const int32_t> ids);           // logits fp32 [V] after the last of `ids`
+  int64_t length() const;
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace longlora

@@ -1,0 +1,44 @@
+#pragma once
+// Causal attention inside segments, forward and backward (docs/attention.md). Full causal attention, plain and shifted segments and
+// the paper's leaking `s2_wrap` are one operator with different boundary sets.
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "longlora/config/train_config.h"
+
+namespace longlora {
+
+struct AttentionLayout {
+  AttentionKind kind = AttentionKind::full;
+  int64_t tokens = 0;                  // T of the row
+  int64_t group = 0;                   // g, even; ignored by full
+  int64_t num_plain = 0;               // query heads [0, num_plain) are plain, the others shifted
+  /// Per row: starts of documents, first 0, strictly increasing, < T. Empty = one document a row. Refused with s2_wrap.
+  std::vector<std::vector<int64_t>> document_starts;
+  // Windows of absolute positions (halo streaming): q holds [q_begin, q_begin + q.size(1)), k and v hold [k_begin, k_begin + k.size(1)).
+  int64_t q_begin = 0, k_begin = 0;
+};
+
+/// Throws ErrorKind::config for an odd group (naming both even neighbours), s2_wrap with T % g != 0 or documents; ErrorKind::data for
+/// bad document lists (row and value named).
+void check_layout(const AttentionLayout&, int64_t num_heads, int64_t num_kv_heads);
+
+///   o[t,h] = sum_{u=L(t,h)}^{t} softmax_u(q[t,h].k[u,kv(h)] / sqrt(D)) v[u,kv(h)],  lse natural log
+/// q_BTHD, k_BTKD, v_BTKD   fp32|bf16, any strides with last stride 1; H a multiple of K
+/// o_BTHD  dtype of q, may alias q;  lse_BHT fp32
+/// bits    do not depend on the thread count, the batch split or window cuts at tile multiples
+/// cost    2 GEMMs over the allowed pairs (tiles); scratch <= 1 MiB a thread, independent of T, g and H
+void s2_attention_forward(const AttentionLayout&, const at::Tensor& q_BTHD, const at::Tensor& k_BTKD, const at::Tensor& v_BTKD,
+                          at::Tensor& o_BTHD, at::Tensor& lse_BHT);
+
+/// Gradients of the above. d_q may alias q (dK/dV run first). d_k, d_v sum the H/K query heads of a KV head in fp32, rounded once.
+/// Every gradient element is written (nothing needs zeroing). delta is computed into `workspace` (fp32, delta_elements()).
+void s2_attention_backward(const AttentionLayout&, const at::Tensor& q_BTHD, const at::Tensor& k_BTKD, const at::Tensor& v_BTKD,
+                           const at::Tensor& o_BTHD, const at::Tensor& lse_BHT, const at::Tensor& d_o_BTHD, at::Tensor& d_q_BTHD,
+                           at::Tensor& d_k_BTKD, at::Tensor& d_v_BTKD, at::Tensor& workspace);
+int64_t attention_workspace_elements(int64_t rows, int64_t tokens, int64_t num_heads);   // delta: B * H * T floats
+
+}  // namespace longlora

@@ -1,0 +1,33 @@
+#pragma once
+// AdamW with fp32 masters, learning-rate schedules, gradient norm and clipping.
+#include <cstdint>
+#include <vector>
+
+#include "longlora/config/train_config.h"
+#include "longlora/model/parameter.h"
+
+namespace longlora {
+
+/// rate(step) of the schedule, step from 0; a pure function. rate(0) > 0 for any warm-up; rate(warmup) == peak; decaying kinds reach
+/// floor*peak at the last step and stay there.
+double learning_rate_at(const TrainConfig::Schedule&, double peak, int64_t step, int64_t total_steps);
+
+/// fp64 sum of squares per block of 16,384 elements in fixed order, block sums added by the fixed binary tree (docs/determinism).
+/// Independent of the thread count.
+double gradient_norm(const std::vector<Parameter*>&);
+
+/// min(1, clip / norm); 1 when clip == 0 (off).
+double clip_factor(double norm, double clip_norm);
+
+class AdamW {
+ public:
+  AdamW(std::vector<Parameter*>, const TrainConfig::Optimizer&);      // allocates moments (zero) where undefined
+  /// One update (Loshchilov & Hutter 2019, decoupled decay; decay is not applied to norms). `step` counts applied steps from 1.
+  /// The gradient is multiplied by `clip` on the fly; compute copies are refreshed. rate: peak-relative rate times per-role peak.
+  void step(int64_t applied_step, double rate_factor, double clip);
+ private:
+  std::vector<Parameter*> parameters_;
+  TrainConfig::Optimizer options_;
+};
+
+}  // namespace longlora

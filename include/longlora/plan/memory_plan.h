@@ -1,0 +1,31 @@
+#pragma once
+// Bytes and FLOPs from shapes alone (docs/memory.md sections 2, 3): what `plan` prints and how `memory.policy: auto` chooses.
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "longlora/config/model_config.h"
+#include "longlora/config/run_plan.h"
+#include "longlora/config/train_config.h"
+
+namespace longlora {
+
+struct ParameterCounts { int64_t total = 0, trainable = 0, lora = 0, norms = 0, embeddings = 0, head = 0, projections = 0; };
+ParameterCounts count_parameters(const ModelConfig&, const TrainConfig::Tuning&);
+
+struct MemoryPlan {
+  std::vector<std::string> layer_policy;                      // per layer: checkpoint, save_attention, save_all
+  std::vector<std::pair<std::string, int64_t>> device_bytes;  // component -> bytes, ends with "total"
+  std::vector<std::pair<std::string, int64_t>> host_bytes;
+  double model_flops_per_token = 0, hardware_flops_per_token = 0;
+  int64_t row_tile = 0, loss_chunk = 0;
+};
+
+/// Chooses per-layer policies for `auto` so that the predicted peak stays within `budget_bytes` (ErrorKind::memory with needed, available
+/// and the cheapest remedies when nothing fits). element_bytes: 2 for bf16 compute, 4 for fp32.
+MemoryPlan make_memory_plan(const ModelConfig&, const TrainConfig&, const RunPlan&, int64_t element_bytes, int64_t budget_bytes);
+/// min(available memory, control-group limit) - 8 GiB or half of it when smaller; what memory.host_budget defaults to.
+int64_t default_host_budget();
+
+}  // namespace longlora

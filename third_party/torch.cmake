@@ -1,0 +1,16 @@
+# LibTorch 2.11.0 from its wheel, unpacked by scripts/setup.sh, used without Python. License: BSD-3-Clause.
+# Own find module: TorchConfig.cmake wants the whole CUDA toolkit even for a CPU program.
+
+set(LONGLORA_TORCH "${LONGLORA_DEPS}/site/torch")
+if(NOT EXISTS "${LONGLORA_TORCH}/lib/libtorch_cpu.so")
+  message(FATAL_ERROR "LibTorch is not in ${LONGLORA_DEPS}; run scripts/setup.sh first")
+endif()
+
+add_library(torch_cpu_only INTERFACE)
+target_include_directories(torch_cpu_only SYSTEM INTERFACE ${LONGLORA_TORCH}/include)
+target_link_libraries(torch_cpu_only INTERFACE
+  ${LONGLORA_TORCH}/lib/libtorch_cpu.so ${LONGLORA_TORCH}/lib/libc10.so)
+# libtorch_cpu.so itself needs libcudart.so.13 and libcupti.so.13 from their wheels, and its own libgomp.
+set(LONGLORA_RPATH "${LONGLORA_TORCH}/lib;${LONGLORA_DEPS}/site/nvidia/cu13/lib;${LONGLORA_DEPS}/site/nvidia/cusparselt/lib;${LONGLORA_DEPS}/site/nvidia/nvshmem/lib")
+set(CMAKE_BUILD_RPATH "${LONGLORA_RPATH}")
+target_link_options(torch_cpu_only INTERFACE -Wl,-rpath-link,${LONGLORA_TORCH}/lib:${LONGLORA_DEPS}/site/nvidia/cu13/lib)
