@@ -9,7 +9,9 @@ endif()
 add_library(torch_cpu_only INTERFACE)
 target_include_directories(torch_cpu_only SYSTEM INTERFACE ${LONGLORA_TORCH}/include)
 target_link_libraries(torch_cpu_only INTERFACE
-  ${LONGLORA_TORCH}/lib/libtorch_cpu.so ${LONGLORA_TORCH}/lib/libc10.so)
+  ${LONGLORA_TORCH}/lib/libtorch_cpu.so ${LONGLORA_TORCH}/lib/libc10.so ${LONGLORA_TORCH}/lib/libgomp.so.1)
+# at::parallel_for is an inline OpenMP region: without the flag it runs on one thread, silently. One libgomp in the process: LibTorch's.
+target_compile_options(torch_cpu_only INTERFACE -fopenmp)
 # libtorch_cpu.so itself needs libcudart.so.13 and libcupti.so.13 from their wheels, and its own libgomp.
 set(LONGLORA_RPATH "${LONGLORA_TORCH}/lib;${LONGLORA_DEPS}/site/nvidia/cu13/lib;${LONGLORA_DEPS}/site/nvidia/cusparselt/lib;${LONGLORA_DEPS}/site/nvidia/nvshmem/lib")
 set(CMAKE_BUILD_RPATH "${LONGLORA_RPATH}")
