@@ -40,6 +40,7 @@ class InputFile {
 
  private:
   InputFile() = default;
+  static InputFile adopt(int descriptor, const fs::path& path);   // checks and owns an opened descriptor
   int descriptor_ = -1;
   uint64_t size_ = 0;
   int64_t mtime_seconds_ = 0, mtime_nanoseconds_ = 0;

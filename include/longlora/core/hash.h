@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 
 namespace longlora {
 
@@ -36,6 +37,8 @@ bool from_hex(std::string_view hex, std::span<uint8_t> out);   // false when mal
 
 /// Two order-free 64-bit sums over 32-bit words: lane k = sum_i mix(c_k * (first_index + i + 1) + w_i) mod 2^64.
 /// Detects accidents, not attackers. Threads and shards may compute parts in any order and add them.
+/// Fixed for ever: another constant changes every recorded hash chain.
+inline constexpr std::array<uint64_t, 2> kLaneConstants = {0x9e3779b97f4a7c15u, 0xd1342543de82ef95u};
 struct StateLanes {
   std::array<uint64_t, 2> lane{};
   void add(std::span<const uint32_t> words, uint64_t first_index);
