@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Configures and builds: scripts/build.sh [PRESET] [TARGET...]
+# Presets: cpu (default) cuda asan tsan tidy; the program ends up in build/bin/longlora-train (build-PRESET/ for the others).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+preset=${1:-cpu}
+shift || true
+case $preset in
+  cpu | cuda | asan | tsan | tidy) ;;
+  -h | --help) sed -n '2,3p' "$0" | sed 's/^# //'; exit 0 ;;
+  *) echo "build.sh: unknown preset '$preset'; one of cpu cuda asan tsan tidy" >&2; exit 64 ;;
+esac
+[ -d .deps/site/torch ] || { echo "build.sh: dependencies are missing; run scripts/setup.sh first" >&2; exit 66; }
+if [ "$preset" = cpu ] && command -v nvcc >/dev/null; then
+  echo "[build] nvcc found: this version has no CUDA kernels yet, building for the CPU"
+fi
+# the precompiled header has no time stamps that matter
+export CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime
+log=$(mktemp)
+cmake --preset "$preset" >/tmp/longlora-cmake.$$ 2>&1 || { cat /tmp/longlora-cmake.$$ >&2; rm -f /tmp/longlora-cmake.$$; exit 1; }
+rm -f /tmp/longlora-cmake.$$
+cmake --build --preset "$preset" -j "$(nproc)" ${*:+--target "$@"}
