@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
-#include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "longlora/core/hash.h"
@@ -16,27 +16,38 @@ namespace longlora {
 struct ManifestFile { std::string name; uint64_t bytes = 0; Digest digest{}; };
 struct Manifest { int64_t step = 0; std::string chain; std::vector<ManifestFile> files; };
 
-/// Which complete steps to delete: all but the newest `keep` (>= 1). Pure, signed.
+/// MANIFEST.json: format version, step, chain, name, size and SHA-256 of every file, last its own SHA-256 (over the text with that
+/// value zeroed). One manifest has exactly one text.
+std::string print_manifest(const Manifest&);
+/// Inverse. Any other text: ErrorKind::data naming `source`; intact text of another format version: ErrorKind::mismatch naming both.
+Manifest parse_manifest(std::string_view text, std::string_view source);
+
+/// Which complete steps to delete: all but the newest `keep` (values below 1 count as 1). Pure, signed; ascending.
 std::vector<int64_t> retained_victims(std::vector<int64_t> complete_steps, int64_t keep);
 
 class CheckpointFolder {
  public:
-  /// Creates the folder durably; removes tmp-* and trash-* of other nonces.
+  /// Creates the folder durably; removes tmp-* and trash-* of other nonces. Only for the owner of the run's lock.
   explicit CheckpointFolder(std::filesystem::path folder);
 
   /// Writes step `step`: `fill` gets the temporary folder, writes and fsyncs its files and returns their digests (computed over the
   /// buffers that were written). Then folder fsync, manifest, rename, parent fsync. On return the checkpoint is durable.
   /// A failure removes the temporary folder and rethrows; older checkpoints are untouched.
+  /// The step exists: verified with the same chain = already saved, else ErrorKind::busy.
   std::filesystem::path commit(int64_t step, const std::string& chain,
                                const std::function<std::vector<ManifestFile>(const std::filesystem::path&)>& fill);
-  /// Deletes what retained_victims says among steps verified by this process; failures are warnings.
+  /// Keeps the newest `keep` steps verified by this process (committed or digested by it) and deletes the older steps, verified or not.
+  /// With fewer than `keep` verified steps nothing is deleted, so a verified one always stays. Failures are warnings.
   void rotate(int64_t keep);
 
   struct Found { int64_t step; std::filesystem::path path; Manifest manifest; };
   /// Highest step that verifies (names, sizes, digests). Damaged ones are named in a warning and renamed bad-* once a lower one
-  /// verified. None exists: nullopt. Some exist and none verifies: ErrorKind::no_checkpoint, nothing touched.
+  /// verified. None exists: nullopt. Some exist and none verifies: ErrorKind::no_checkpoint, nothing touched. An I/O error or a
+  /// missing right is not damage: it is thrown, nothing touched.
   std::optional<Found> choose();
-  /// One given folder; ErrorKind::data naming the failing file.
+  /// The same without changing anything: for commands that read a run which another process may be writing.
+  static std::optional<Found> latest(const std::filesystem::path& folder);
+  /// One given folder; ErrorKind::data naming the failing file. A folder named step-* must hold that step.
   static Found verify(const std::filesystem::path& step_folder);
   std::vector<int64_t> steps() const;                        // names step-%010d, ascending
 
@@ -45,12 +56,14 @@ class CheckpointFolder {
   std::vector<int64_t> verified_;
 };
 
-/// flock on output_dir/.lock for the life of the object; the loser gets ErrorKind::busy naming host, pid and run of the owner.
+/// flock on output_dir/.lock for the life of the object (the file is never unlinked and holds host, pid, boot id and run id); creates
+/// output_dir durably. The loser gets ErrorKind::busy within a second, naming host, pid and run of the owner, and changes nothing.
 class OutputLock {
  public:
   OutputLock(const std::filesystem::path& output_dir, const std::string& run_id);
   ~OutputLock();
   OutputLock(const OutputLock&) = delete;
+  OutputLock& operator=(const OutputLock&) = delete;
  private:
   int descriptor_ = -1;
 };

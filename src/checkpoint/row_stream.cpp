@@ -1,0 +1,43 @@
+#include "checkpoint/row_stream.h"
+
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+
+#include "checkpoint/tensor_tools.h"
+
+namespace longlora {
+namespace {
+
+constexpr int64_t kBlockBytes = int64_t{8} << 20;
+
+}  // namespace
+
+RowShape row_shape(const Shape& shape) {
+  RowShape result{.rows = shape.empty() ? 1 : shape[0]};
+  for (size_t i = 1; i < shape.size(); ++i) result.width *= shape[i];
+  return result;
+}
+
+at::Tensor read_rows(const WeightSource& source, const TensorInfo& info, int64_t first, int64_t rows) {
+  const int64_t width = row_shape(info.shape).width;
+  const at::Tensor block = at::empty({rows, width}, at::TensorOptions().dtype(scalar_type(info.dtype)));
+  const uint64_t row_bytes = static_cast<uint64_t>(width) * size_of(info.dtype);
+  source.read(info, static_cast<uint64_t>(first) * row_bytes, bytes_of(block));
+  return block;
+}
+
+int64_t block_rows(const RowShape& shape, size_t element_bytes) {
+  const int64_t row_bytes = std::max<int64_t>(1, shape.width * static_cast<int64_t>(element_bytes));
+  return std::clamp<int64_t>(kBlockBytes / row_bytes, 1, std::max<int64_t>(1, shape.rows));
+}
+
+void for_each_block(const WeightSource& source, const TensorInfo& info, const std::function<void(int64_t, const at::Tensor&)>& use) {
+  const RowShape shape = row_shape(info.shape);
+  const int64_t step = block_rows(shape, size_of(info.dtype));
+  for (int64_t first = 0; first < shape.rows; first += step) {
+    use(first, read_rows(source, info, first, std::min(step, shape.rows - first)));
+  }
+}
+
+}  // namespace longlora

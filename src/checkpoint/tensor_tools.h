@@ -1,0 +1,29 @@
+#pragma once
+// Between bytes in files and tensors in memory: dtypes, digests of tensors, compute copies.
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+#include <span>
+
+#include "longlora/core/dtype.h"
+#include "longlora/core/hash.h"
+#include "longlora/model/parameter.h"
+
+namespace longlora {
+
+at::ScalarType scalar_type(DType);
+DType dtype_of(const at::Tensor&);
+
+/// The memory of a contiguous CPU tensor.
+std::span<std::byte> bytes_of(const at::Tensor&);
+
+/// State lanes over the tensor's bytes as 32-bit words (an odd last half word is padded with zero); threads share the work.
+StateLanes lanes_of(const at::Tensor&);
+
+/// Flat index of the first element that is NaN or infinite.
+std::optional<int64_t> first_non_finite(const at::Tensor&);
+
+/// Compute-dtype copy of a trainable parameter from its master; nothing to do where both are one storage.
+void refresh_weight(Parameter&);
+
+}  // namespace longlora
