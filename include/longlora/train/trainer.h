@@ -1,0 +1,94 @@
+#pragma once
+// The training loop: one step, and a loop that tells observers about it. Everything periodic is an observer.
+#include <deque>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "longlora/config/run_plan.h"
+#include "longlora/config/train_config.h"
+#include "longlora/data/dataset.h"
+#include "longlora/model/llama.h"
+#include "longlora/optim/optimizer.h"
+#include "longlora/train/gradient_tree.h"
+#include "longlora/train/hash_chain.h"
+
+namespace longlora {
+
+/// What one step did: everything that log, metrics and tests read.
+struct StepReport {
+  int64_t step = 0;                     // completed steps, this one included; a skipped step keeps the number of the next one
+  double loss = 0;                      // nll sum / targets
+  double grad_norm = 0, learning_rate = 0;
+  int64_t targets = 0, tokens = 0, padding = 0;
+  uint64_t first_row = 0, rows = 0;
+  Outcome outcome = Outcome::applied;
+  AttentionKind attention = AttentionKind::full;
+  double seconds = 0, data_wait_seconds = 0;
+  std::string hash;                     // hex of the chain after this step
+};
+
+/// Where a run stands: what a checkpoint stores besides tensors.
+struct Progress {
+  int64_t step = 0;                     // completed optimizer steps = number of the next step from 0
+  int64_t applied_steps = 0;            // AdamW's t
+  Cursor cursor;
+  int64_t targets_seen = 0;
+  Digest chain{};
+};
+
+/// Attention of step `step` (from 0): as configured, or full in the last `attention.full_steps` steps. A pure function.
+AttentionSettings attention_at(const TrainConfig&, const RunPlan&, int64_t step);
+
+/// Told after every step, in the order of registration. Observers never change the trained state.
+class Observer {
+ public:
+  virtual ~Observer() = default;
+  virtual void before_first_step() {}
+  virtual void after_step(const StepReport&) = 0;
+  virtual void after_last_step() {}     // all steps done, or stop requested
+};
+
+class Trainer {
+ public:
+  struct Parts {
+    LlamaModel& model;
+    BatchLoader& loader;
+    AdamW& optimizer;
+    const TrainConfig& config;
+    const RunPlan& plan;
+    std::filesystem::path log_folder;   // nonfinite-<step>.json; empty: not written
+  };
+  Trainer(Parts, Progress start);
+
+  /// One optimizer step (src/train/step.cpp). Non-finite loss or norm: nothing moves; `stop`: ErrorKind::numeric, `skip`: at most 3 in
+  /// 100 steps. A global batch without targets: ErrorKind::data naming its rows.
+  StepReport step();
+  bool done() const { return progress_.step >= plan_.total_steps; }
+  const Progress& progress() const { return progress_; }
+
+  /// `while (!done) notify(step())`; ends early, after a whole step, when `stop_requested()`. True when all steps are done.
+  bool run(const std::vector<Observer*>&, const std::function<bool()>& stop_requested);
+  /// Forward and backward of the next step without moving anything: gradients in Parameter::grad (--dump-gradients).
+  LossSum accumulate_gradients();
+
+ private:
+  LossSum accumulate(const std::vector<TokenBatch>& shards, int64_t targets);
+  ModelInput model_input(const TokenBatch&) const;
+  void skip_or_stop(const StepReport&);
+  void write_nonfinite(const StepReport&) const;
+
+  LlamaModel& model_;
+  BatchLoader& loader_;
+  AdamW& optimizer_;
+  const TrainConfig& config_;
+  const RunPlan& plan_;
+  std::filesystem::path log_folder_;
+  Progress progress_;
+  std::vector<Parameter*> trainable_;
+  GradientTree tree_;
+  SavedActivations saved_;
+  std::deque<double> last_losses_;
+};
+
+}  // namespace longlora

@@ -1,0 +1,34 @@
+#pragma once
+// The letters of docs/memory.md section 1, and the formulas of sections 2 and 3 over them.
+#include <cstdint>
+
+#include "longlora/config/model_config.h"
+#include "longlora/config/run_plan.h"
+#include "longlora/config/train_config.h"
+#include "longlora/plan/memory_plan.h"
+
+namespace longlora::plan {
+
+enum class Keep { checkpoint, save_attention, save_all };
+
+/// Everything the formulas need; tokens are those of one micro-batch (B * T).
+struct Shapes {
+  Shapes(const ModelConfig&, const TrainConfig&, const RunPlan&, const PlanTarget&);
+  int64_t layers, hidden, ffn, heads, kv_heads, head_dim, q_width, kv_width, vocab;
+  int64_t tokens, sequence_length, element_bytes, shards, row_tile, loss_rows;
+  bool tied, head_trained, full_tuning, gpu;
+  ParameterCounts counts;
+
+  int64_t layer_matmul_parameters() const;     // N
+  double attention_flops_per_token;            // a: forward, all layers, exact pairs
+  double model_flops_per_token() const;
+  double recompute_flops_per_token(Keep) const;         // of one layer
+
+  int64_t weight_bytes() const, state_bytes() const, tree_bytes() const, runtime_bytes() const;
+  int64_t tile_bytes() const, loss_chunk_bytes() const, per_token_bytes() const;
+  int64_t kept_bytes(Keep) const;              // one layer, all tokens
+  int64_t workspace_bytes(Keep) const;         // backward of one layer, without what the policy keeps
+  int64_t fixed_bytes() const;
+};
+
+}  // namespace longlora::plan

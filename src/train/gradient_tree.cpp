@@ -1,0 +1,63 @@
+#include "longlora/train/gradient_tree.h"
+
+#include "longlora/core/error.h"
+
+namespace longlora {
+
+GradientTree::GradientTree(std::vector<Parameter*> trainable) : trainable_(std::move(trainable)) {}
+
+void GradientTree::begin() {
+  for (Subtree& left_over : open_) spare_.push_back(std::move(left_over.gradients));   // an abandoned step leaves some
+  open_.clear();
+}
+
+void GradientTree::open() {
+  for (Parameter* p : trainable_) {
+    if (p->grad.defined()) p->grad.zero_();
+    else p->grad = at::zeros(p->master.sizes(), p->master.options());
+  }
+}
+
+LossSum GradientTree::absorb(const LossSum& right) {
+  Subtree left = std::move(open_.back());
+  open_.pop_back();
+  for (size_t i = 0; i < trainable_.size(); ++i) trainable_[i]->grad.add_(left.gradients[i]);   // fp32 addition commutes
+  spare_.push_back(std::move(left.gradients));
+  return {left.loss.nll_sum + right.nll_sum, left.loss.targets + right.targets};
+}
+
+void GradientTree::store(int level, const LossSum& loss) {
+  Buffers buffers;
+  if (spare_.empty()) {
+    for (Parameter* p : trainable_) buffers.push_back(at::empty_like(p->grad));
+  } else {
+    buffers = std::move(spare_.back());
+    spare_.pop_back();
+  }
+  for (size_t i = 0; i < trainable_.size(); ++i) buffers[i].copy_(trainable_[i]->grad);
+  open_.push_back({level, loss, std::move(buffers)});
+}
+
+void GradientTree::close(const LossSum& loss) {
+  LossSum sum = loss;
+  int level = 0;
+  while (!open_.empty() && open_.back().level == level) {
+    sum = absorb(sum);
+    ++level;
+  }
+  store(level, sum);
+}
+
+LossSum GradientTree::finish() {
+  LONGLORA_INVARIANT(!open_.empty());
+  // The right edge of the tree: a node without sibling passes up unchanged until it meets a finished left neighbour.
+  Subtree last = std::move(open_.back());
+  open_.pop_back();
+  for (size_t i = 0; i < trainable_.size(); ++i) trainable_[i]->grad.copy_(last.gradients[i]);
+  spare_.push_back(std::move(last.gradients));
+  LossSum sum = last.loss;
+  while (!open_.empty()) sum = absorb(sum);
+  return sum;
+}
+
+}  // namespace longlora

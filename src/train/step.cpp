@@ -1,0 +1,102 @@
+// One optimizer step, top to bottom: rows, exact target count, forward and backward per shard, gradient tree, finite check, AdamW.
+#include <cmath>
+
+#include "longlora/checkpoint/train_state.h"
+#include "longlora/core/clock.h"
+#include "longlora/core/error.h"
+#include "longlora/train/trainer.h"
+
+namespace longlora {
+namespace {
+
+/// Exact number of targets of the global batch, before any forward.
+int64_t count_targets(const std::vector<TokenBatch>& shards, uint64_t first_row, uint64_t rows) {
+  int64_t targets = 0;
+  for (const TokenBatch& shard : shards) targets += shard.targets;
+  LONGLORA_CHECK(targets > 0, data, "a global batch without any target token",
+                 "rows " + std::to_string(first_row) + " to " + std::to_string(first_row + rows - 1),
+                 "check data.train: these rows hold padding or untrained text only");
+  return targets;
+}
+
+int64_t sum_padding(const std::vector<TokenBatch>& shards) {
+  int64_t padding = 0;
+  for (const TokenBatch& shard : shards) padding += shard.padding;
+  return padding;
+}
+
+}  // namespace
+
+AttentionSettings attention_at(const TrainConfig& config, const RunPlan& plan, int64_t step) {
+  const bool full = config.attention.kind == AttentionKind::full || step >= plan.total_steps - config.attention.full_steps;
+  if (full) return {.kind = AttentionKind::full};
+  return {.kind = config.attention.kind,
+          .pattern = config.attention.pattern.value_or(AttentionPattern::cross_heads),
+          .group = plan.group};
+}
+
+ModelInput Trainer::model_input(const TokenBatch& batch) const {
+  const auto on_host = at::TensorOptions().dtype(at::kInt);
+  ModelInput input;
+  input.ids_BT = at::from_blob(const_cast<int32_t*>(batch.ids.data()), {batch.rows, batch.tokens}, on_host);
+  input.labels_BT = at::from_blob(const_cast<int32_t*>(batch.labels.data()), {batch.rows, batch.tokens}, on_host);
+  if (config_.data.document_mask) input.document_starts = batch.document_starts;
+  input.step = static_cast<uint32_t>(progress_.step);
+  input.global_rows.assign(batch.global_rows.begin(), batch.global_rows.end());
+  return input;
+}
+
+LossSum Trainer::accumulate(const std::vector<TokenBatch>& shards, int64_t targets) {
+  const float scale = static_cast<float>(1.0 / static_cast<double>(targets));   // the only division
+  model_.set_attention(attention_at(config_, plan_, progress_.step));
+  tree_.begin();
+  for (const TokenBatch& shard : shards) {
+    const ModelInput input = model_input(shard);
+    tree_.open();                                                               // zeroed gradients
+    at::Tensor hidden_BTC = model_.forward(input, saved_);                      // saved_ holds what the policy keeps
+    const LossSum loss = model_.loss_backward(hidden_BTC, input.labels_BT, scale);   // hidden becomes its own gradient
+    model_.backward(std::move(hidden_BTC), input, saved_);
+    tree_.close(loss);                                                          // adds finished siblings, fixed order
+  }
+  return tree_.finish();
+}
+
+StepReport Trainer::step() {
+  const double started = monotonic_seconds(), waited = loader_.wait_seconds();
+  StepReport report{.step = progress_.step + 1, .first_row = progress_.cursor.next_row, .rows = static_cast<uint64_t>(plan_.global_batch)};
+  const std::vector<TokenBatch> shards = loader_.step(report.first_row);        // host only
+  report.data_wait_seconds = loader_.wait_seconds() - waited;
+  report.targets = count_targets(shards, report.first_row, report.rows);
+  report.tokens = plan_.tokens_per_step;
+  report.padding = sum_padding(shards);
+  report.attention = attention_at(config_, plan_, progress_.step).kind;
+
+  const LossSum sum = accumulate(shards, report.targets);
+  LONGLORA_INVARIANT(sum.targets == report.targets);
+  report.loss = sum.nll_sum / static_cast<double>(sum.targets);
+  report.grad_norm = gradient_norm(trainable_);
+  const double rate_factor = learning_rate_at(config_.schedule, 1.0, progress_.step, plan_.total_steps);
+  report.learning_rate = rate_factor * config_.optimizer.learning_rate;
+
+  if (std::isfinite(report.loss) && std::isfinite(report.grad_norm)) {          // before anything moves
+    optimizer_.step(progress_.applied_steps + 1, rate_factor, clip_factor(report.grad_norm, config_.optimizer.clip_norm));
+    ++progress_.step;
+    ++progress_.applied_steps;
+    progress_.targets_seen += report.targets;
+  } else {
+    skip_or_stop(report);
+    report.outcome = Outcome::skipped;
+    progress_.cursor.skipped.emplace_back(report.first_row, report.first_row + report.rows);
+  }
+  progress_.cursor.next_row += report.rows;
+  last_losses_.push_back(report.loss);
+  if (last_losses_.size() > 20) last_losses_.pop_front();
+  progress_.chain = chain_next(progress_.chain, {.step = static_cast<uint64_t>(report.step), .loss = report.loss, .grad_norm = report.grad_norm,
+                                                 .state = state_digest(model_), .outcome = report.outcome, .first_row = report.first_row,
+                                                 .rows = report.rows, .skipped = &progress_.cursor.skipped});
+  report.hash = digest_hex(progress_.chain);
+  report.seconds = monotonic_seconds() - started;
+  return report;
+}
+
+}  // namespace longlora

@@ -1,0 +1,88 @@
+#include "longlora/train/trainer.h"
+
+#include <ATen/ops/isfinite.h>
+
+#include <cmath>
+
+#include "longlora/core/error.h"
+#include "longlora/core/files.h"
+#include "longlora/core/json.h"
+#include "longlora/core/log.h"
+
+namespace longlora {
+namespace {
+
+constexpr int64_t kSkipsAllowed = 3, kSkipWindowSteps = 100;
+
+/// Step numbers (from 0) at which ranges were skipped: global batch k of the run was tried at step k minus the skips before it.
+int64_t recent_skips(const Cursor& cursor, uint64_t rows_per_step, int64_t step) {
+  int64_t recent = 0, before = 0;
+  for (const auto& [begin, end] : cursor.skipped) {
+    const int64_t at_step = static_cast<int64_t>(begin / rows_per_step) - before++;
+    if (at_step > step - kSkipWindowSteps) ++recent;
+  }
+  return recent;
+}
+
+std::string first_bad_tensor(const std::vector<Parameter*>& trainable) {
+  for (const Parameter* p : trainable) {
+    if (p->grad.defined() && !at::isfinite(p->grad).all().item<bool>()) return p->name + ".grad";
+    if (!at::isfinite(p->master).all().item<bool>()) return p->name;
+  }
+  return "loss";
+}
+
+}  // namespace
+
+Trainer::Trainer(Parts parts, Progress start)
+    : model_(parts.model), loader_(parts.loader), optimizer_(parts.optimizer), config_(parts.config), plan_(parts.plan),
+      log_folder_(std::move(parts.log_folder)), progress_(std::move(start)), trainable_(model_.trainable()), tree_(trainable_) {}
+
+void Trainer::write_nonfinite(const StepReport& report) const {
+  if (log_folder_.empty()) return;
+  std::string losses;
+  for (double loss : last_losses_) losses += (losses.empty() ? "" : ", ") + json_number(loss);
+  const std::string text = "{\"rank\": 0, \"step\": " + std::to_string(report.step) + ", \"loss\": " + json_number(report.loss) +
+                           ", \"grad_norm\": " + json_number(report.grad_norm) + ", \"tensor\": " + json_quote(first_bad_tensor(trainable_)) +
+                           ", \"rows\": [" + std::to_string(report.first_row) + ", " + std::to_string(report.first_row + report.rows) +
+                           "], \"learning_rate\": " + json_number(report.learning_rate) + ", \"last_losses\": [" + losses + "]}\n";
+  try {
+    write_file_atomic(log_folder_ / ("nonfinite-" + std::to_string(report.step) + ".json"), text);
+  } catch (const Error& error) {
+    log_warning("{}", error.what());   // a log never decides how a run ends
+  }
+}
+
+void Trainer::skip_or_stop(const StepReport& report) {
+  write_nonfinite(report);
+  const std::string where = "rank 0 step " + std::to_string(report.step) + ", " + first_bad_tensor(trainable_);
+  const std::string what = "loss " + json_number(report.loss) + ", gradient norm " + json_number(report.grad_norm) + "; expected finite numbers";
+  LONGLORA_CHECK(config_.nonfinite_action == NonFiniteAction::skip, numeric, what, where,
+                 "lower optimizer.learning_rate, or set nonfinite.action to skip; nothing was changed by this step");
+  const int64_t recent = recent_skips(progress_.cursor, report.rows, progress_.step);
+  LONGLORA_CHECK(recent < kSkipsAllowed, numeric, what + " (" + std::to_string(recent) + " steps skipped already in the last 100)", where,
+                 "lower optimizer.learning_rate or look at the rows in logs/nonfinite-" + std::to_string(report.step) + ".json");
+  log_warning("step {}: {} ({}): rows {} to {} are skipped", report.step, what, where, report.first_row, report.first_row + report.rows - 1);
+}
+
+LossSum Trainer::accumulate_gradients() {
+  const std::vector<TokenBatch> shards = loader_.step(progress_.cursor.next_row);
+  int64_t targets = 0;
+  for (const TokenBatch& shard : shards) targets += shard.targets;
+  LONGLORA_CHECK(targets > 0, data, "a global batch without any target token", "the first step", "check data.train");
+  return accumulate(shards, targets);
+}
+
+bool Trainer::run(const std::vector<Observer*>& observers, const std::function<bool()>& stop_requested) {
+  if (!done()) {
+    for (Observer* o : observers) o->before_first_step();
+  }
+  while (!done() && !stop_requested()) {
+    const StepReport report = step();
+    for (Observer* o : observers) o->after_step(report);
+  }
+  for (Observer* o : observers) o->after_last_step();
+  return done();
+}
+
+}  // namespace longlora
