@@ -6,7 +6,6 @@
 
 #include "config/rope_read.h"
 #include "longlora/core/error.h"
-#include "longlora/core/json.h"
 
 namespace longlora {
 
@@ -122,7 +121,7 @@ int64_t grown_max_position(const ModelConfig& base, const RopeScaling& after, in
   return std::max(base.max_position, sequence_length);
 }
 
-/// rope.scaling none with a longer sequence: frequencies must not move, so neither may a length that readers derive them from.
+/// A longer sequence with unchanged scaling: frequencies must not move, so neither may a length that readers derive them from.
 int64_t unscaled_max_position(const ModelConfig& base, int64_t sequence_length) {
   const bool is_free = base.rope.type == RopeType::none || base.rope.type == RopeType::linear;
   return is_free ? std::max(base.max_position, sequence_length) : base.max_position;
@@ -138,11 +137,7 @@ void note_two_readings(const ModelConfig& base, int64_t context, int64_t sequenc
                                 total(base.max_position)));
 }
 
-std::string plain(double value) {
-  std::string text = json_number(value);
-  if (text.ends_with(".0")) text.resize(text.size() - 2);
-  return text;
-}
+std::string plain(double value) { return fmt::format("{}", value); }
 
 std::string arrow(const std::string& before, const std::string& after) { return fmt::format("{} -> {}", before, after); }
 
@@ -175,8 +170,8 @@ RopeExtension extend_rope(const ModelConfig& base, const TrainConfig::Rope& want
   } else if (multiplier > 1) {
     e.after = extended(base, wanted.scaling, multiplier, sequence_length);
     e.new_max_position = grown_max_position(base, e.after, sequence_length);
-  } else if (wanted.factor && grows_past_file) {
-    e.new_max_position = grown_max_position(base, e.after, sequence_length);
+  } else if (wanted.factor) {
+    e.new_max_position = unscaled_max_position(base, sequence_length);
   }
   if (wanted.theta) {
     LONGLORA_CHECK(wanted.scaling != RopeMethod::dynamic || multiplier == 1, config, "rope.theta together with rope.scaling: dynamic, which sets theta itself",
