@@ -10,6 +10,7 @@
 
 #include "longlora/config/train_config.h"
 #include "longlora/core/hash.h"
+#include "longlora/data/inputs.h"
 #include "longlora/data/sampler.h"
 #include "longlora/data/token_batch.h"
 #include "longlora/formats/token_file.h"
@@ -27,10 +28,11 @@ struct DatasetOptions {
   int tokenize_threads = 2;
 };
 
-/// Identity of an input for the resume check.
-struct SourceIdentity { std::string path; uint64_t bytes = 0; Digest digest{}; };
-
-/// All rows of data.train or data.validation. Const and thread-safe after construction.
+/// All rows of data.train or data.validation: one source per entry, its files joined in order. Const and thread-safe after construction.
+///
+/// concat: row r of a source holds the tokens [rT, rT + T) of all its documents joined; the last row is padded on the right (id EOS, else
+/// 0; label -100; a document of its own). labels[t] is the next token of the same document inside the row, else -100. A row without any
+/// target (only documents of one token) is left out and counted; more than 1 % of a source, or all of it, is ErrorKind::data.
 class Dataset {
  public:
   /// Opens, tokenises what is text, builds the row tables. Errors: data, missing, config (formats of later versions by name).
@@ -39,7 +41,7 @@ class Dataset {
   uint64_t num_sources() const;
   uint64_t rows(uint64_t source) const;
   std::vector<double> weights() const;                             // empty when none
-  /// Row `row` of `source` appended to `batch` (ids, labels, document starts); checks ids against the vocabulary (data, naming file, document, position).
+  /// Row `row` of `source` appended to `batch` (ids, labels, document starts, targets, padding; not global_rows); checks ids against the vocabulary (data, naming file, document, position).
   void append_row(uint64_t source, uint64_t row, TokenBatch& batch) const;
   const TokenSource& tokens(uint64_t source) const;                // for evaluation windows
   std::vector<SourceIdentity> identities() const;
