@@ -15,6 +15,7 @@ namespace {
 
 constexpr uint64_t kMaxConfigBytes = uint64_t{1} << 20;
 constexpr int64_t kMaxPosition = int64_t{1} << 24;
+constexpr int64_t kMaxVocab = int64_t{1} << 20;
 
 constexpr std::string_view kKnownKeys[] = {
     "architectures", "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
@@ -43,7 +44,8 @@ void read_family(const JsonValue& root, ModelConfig& c, ConfigJsonReader& reader
 }
 
 void read_sizes(const JsonValue& root, ModelConfig& c, ConfigJsonReader& reader) {
-  c.vocab_size = reader.integer(root, "vocab_size", 1, int64_t{1} << 20);
+  c.vocab_size = reader.integer(root, "vocab_size", 1, kMaxVocab);
+  if (reader.count() > 0) c.vocab_size = kMaxVocab;   // token ids shall not be blamed for it too
   c.hidden_size = reader.integer(root, "hidden_size", 8, 65'536);
   c.intermediate_size = reader.integer(root, "intermediate_size", 8, 262'144);
   c.num_layers = reader.integer(root, "num_hidden_layers", 1, 512);

@@ -12,6 +12,7 @@ namespace longlora {
 namespace {
 
 constexpr double kLongestNativeContext = 8192;
+constexpr double kMaxTheta = 1e9;      // what config.json may hold
 
 struct DeclaredContext {
   int64_t tokens;
@@ -55,8 +56,12 @@ std::string_view method_name(RopeMethod method) {
 }
 
 double raised_theta(double theta, double multiplier, int64_t head_dim) {
+  LONGLORA_CHECK(head_dim > 2, config, "rope.scaling: got dynamic, which needs a head size above 2", "rope.scaling", "use rope.scaling: linear");
   const double d = static_cast<double>(head_dim);
-  return theta * std::pow(multiplier, d / (d - 2));
+  const double raised = theta * std::pow(multiplier, d / (d - 2));
+  LONGLORA_CHECK(raised <= kMaxTheta, config, fmt::format("rope.scaling: dynamic raises theta to {:.3g}, at most {:.0e} is read", raised, kMaxTheta),
+                 "rope.scaling", "use rope.scaling: linear or a shorter data.sequence_length");
+  return raised;
 }
 
 /// theta' fixes the base at the training length: a base that moves with the length contradicts cached keys.

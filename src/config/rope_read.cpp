@@ -54,6 +54,7 @@ void read_yarn(const JsonValue& object, std::string_view place, RopeScaling& rop
   rope.mscale = optional("mscale");
   rope.mscale_all_dim = optional("mscale_all_dim");
   rope.truncate = reader.boolean(object, "truncate", true, place);
+  if (rope.theta <= 1) reader.problem(fmt::format("{}.rope_theta", place), "more than 1 with yarn", fmt::format("{}", rope.theta));
   if (rope.beta_fast < rope.beta_slow) {
     reader.problem(fmt::format("{}.beta_fast", place), fmt::format("at least beta_slow ({})", rope.beta_slow), fmt::format("{}", rope.beta_fast));
   }
