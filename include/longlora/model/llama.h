@@ -12,11 +12,9 @@
 #include "longlora/config/model_config.h"
 #include "longlora/config/train_config.h"
 #include "longlora/model/parameter.h"
+#include "longlora/ops/cross_entropy.h"
 
 namespace longlora {
-
-/// Sum of negative log-likelihoods and number of targets: never a mean.
-struct LossSum { double nll_sum = 0; int64_t targets = 0; };
 
 /// What one layer keeps between forward and backward (docs/memory.md): decides what is kept, never what is computed.
 enum class KeepPolicy : uint8_t { checkpoint, save_attention, save_all };
@@ -26,6 +24,7 @@ struct ModelOptions {
   TrainConfig::Tuning tuning;                       // which parameters exist (LoRA) and are trainable
   uint64_t seed = 42;                               // initialisation and dropout
   int64_t row_tile = 4096;                          // Rmax (tests: 16)
+  int64_t loss_chunk_bytes = int64_t{128} << 20;    // logits alive at once, counted as fp32
 };
 
 /// Attention and rotary embedding of a forward pass; may change between steps (attention.full_steps, evaluation).
@@ -80,6 +79,7 @@ class LlamaModel {
   at::Tensor logits(const ModelInput&, std::span<const int64_t> positions = {});
 
  private:
+  friend class Decoder;
   struct State;
   std::unique_ptr<State> state_;
 };

@@ -1,0 +1,23 @@
+#pragma once
+// Memory that is allocated once and viewed many times: no allocation in later steps of the same shape.
+#include <ATen/core/Tensor.h>
+#include <c10/util/ArrayRef.h>
+
+namespace longlora {
+
+/// Does a result replace its destination or is it added to it?
+enum class Accumulate { no, yes };
+
+/// A grow-only allocation. Contents are undefined after `view`; views of the same buffer overlap by construction.
+class Buffer {
+ public:
+  /// A contiguous tensor of these sizes at the start of the buffer; valid until a larger view is asked for.
+  at::Tensor view(at::IntArrayRef sizes, at::ScalarType);
+  int64_t bytes() const { return flat_.defined() ? flat_.numel() : 0; }
+  void release() { flat_ = at::Tensor(); }
+
+ private:
+  at::Tensor flat_;      // bytes
+};
+
+}  // namespace longlora

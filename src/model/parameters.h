@@ -1,0 +1,29 @@
+#pragma once
+// All parameters of a model, allocated so that projections which share an input are rows of one matrix.
+#include <ATen/core/Tensor.h>
+
+#include <deque>
+#include <vector>
+
+#include "longlora/config/model_config.h"
+#include "longlora/model/llama.h"
+#include "longlora/model/parameter.h"
+#include "model/layer.h"
+#include "model/layer_store.h"
+
+namespace longlora {
+
+/// Parameters in tensor-table order (LoRA A, B right after their projection) and the layers' views of them. Tensors of a Parameter are
+/// never replaced after construction: weight, master and grad of neighbours share storage.
+struct ParameterSet {
+  ParameterSet(const ModelConfig&, const ModelOptions&);
+
+  std::deque<Parameter> list;                 // stable addresses
+  Parameter* embedding = nullptr;
+  Parameter* final_norm = nullptr;
+  Parameter* head = nullptr;                  // the embedding when tied
+  std::vector<Layer> layers;
+  std::vector<LayerWeights> weights;          // for the resident store
+};
+
+}  // namespace longlora

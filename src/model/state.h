@@ -1,0 +1,60 @@
+#pragma once
+// What LlamaModel holds, and the passes that its public functions are made of.
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "longlora/model/llama.h"
+#include "longlora/ops/rope.h"
+#include "model/layer.h"
+#include "model/layer_store.h"
+#include "model/parameters.h"
+#include "model/row_tiles.h"
+
+namespace longlora {
+
+struct SavedActivations::Layers {
+  std::vector<LayerBuffers> layers;
+  Buffer hidden;                              // output of the last layer, then its gradient, in place down to the embedding
+};
+
+/// One micro-batch, checked: what every layer's context is made from.
+struct Pass {
+  int64_t rows = 0, tokens = 0;
+  std::span<const int32_t> ids;
+  std::vector<int32_t> positions;
+  std::vector<RowTile> tiles;
+  LayerContext context;                       // of layer 0
+};
+
+struct LlamaModel::State {
+  State(const ModelConfig&, RopeTable, const ModelOptions&);
+
+  ModelConfig config;
+  ModelOptions options;
+  ParameterSet parameters;
+  std::unique_ptr<LayerStore> store;
+  RopeTable rope;
+  AttentionSettings attention;
+  std::vector<KeepPolicy> policies;
+  LayerWorkspace work;
+  Buffer stream;                              // hidden state of passes that keep nothing
+  Buffer head_hidden, head_norm, head_logits, head_product;
+  at::ScalarType dtype;
+
+  enum class Dropout { off, on };
+  /// Checks shapes and builds the pass. `pass` must not move afterwards: contexts point into it.
+  void open(const ModelInput&, Dropout, Pass& pass);
+  LayerContext context_of(const Pass&, int64_t layer) const;
+  /// Embedding and layers without keeping anything: [N, C] in `stream`.
+  at::Tensor run_without_gradients(const Pass&);
+  /// fp32 or bf16 logits of rows `index` of hidden_NC (normalised into head_norm), in head_logits.
+  at::Tensor logits_of(const at::Tensor& hidden_NC, std::span<const int64_t> index);
+  int64_t loss_chunk_rows() const;
+  /// Merged adapters pay from 128 rows on; in bf16 they would round small updates away, with dropout they are not linear.
+  Merge merge_for(int64_t rows, double drop_probability) const;
+};
+
+}  // namespace longlora

@@ -1,0 +1,86 @@
+#include "longlora/ops/rope.h"
+
+#include <ATen/Parallel.h>
+
+#include "longlora/ops/vector_math.h"
+#include "ops/dispatch.h"
+
+namespace longlora {
+namespace {
+
+using namespace vec;
+
+template <class T>
+void rotate(const T* x, T* y, const float* cosines, const float* sines, float sine_sign, int64_t half) {
+  for_lanes(half, [&](int64_t i, auto lanes) {
+    const F8 c = load(cosines + i, lanes), s = load(sines + i, lanes) * sine_sign;
+    const F8 a = load(x + i, lanes), b = load(x + half + i, lanes);
+    store(y + i, a * c - b * s, lanes);
+    store(y + half + i, b * c + a * s, lanes);
+  });
+}
+
+void rotate_all(const RopeTable& table, const std::vector<int32_t>& positions, int64_t first_row, const at::Tensor& x_NHD, at::Tensor& y_NHD,
+                float sine_sign) {
+  const int64_t rows = x_NHD.size(0), heads = x_NHD.size(1), half = table.half();
+  LONGLORA_INVARIANT(x_NHD.size(2) == 2 * half && first_row + rows <= static_cast<int64_t>(positions.size()));
+  with_element_type(x_NHD, [&]<class T>(T) {
+    const T* x = x_NHD.const_data_ptr<T>();
+    T* y = y_NHD.data_ptr<T>();
+    at::parallel_for(0, rows, row_grain(heads * 2 * half), [&](int64_t begin, int64_t end) {
+      for (int64_t n = begin; n < end; ++n) {
+        const int64_t position = positions[static_cast<size_t>(first_row + n)];
+        for (int64_t h = 0; h < heads; ++h)
+          rotate(x + n * x_NHD.stride(0) + h * x_NHD.stride(1), y + n * y_NHD.stride(0) + h * y_NHD.stride(1), table.cosines(position),
+                 table.sines(position), sine_sign, half);
+      }
+    });
+  });
+}
+
+}  // namespace
+
+RopeTable::RopeTable(std::vector<float> frequencies, double attention_factor)
+    : frequencies_(std::move(frequencies)), attention_factor_(attention_factor) {}
+
+void RopeTable::reserve(int64_t count) {
+  const int64_t have = half() == 0 ? count : static_cast<int64_t>(values_.size()) / (2 * half());
+  if (count <= have) return;
+  values_.resize(static_cast<size_t>(count * 2 * half()));
+  at::parallel_for(have, count, 256, [&](int64_t begin, int64_t end) {
+    for (int64_t position = begin; position < end; ++position) {
+      float* out = values_.data() + position * 2 * half();
+      for (int64_t i = 0; i < half(); ++i) {
+        const float angle = static_cast<float>(position) * frequencies_[static_cast<size_t>(i)];    // fp32 product, as transformers does
+        out[i] = static_cast<float>(std::cos(static_cast<double>(angle)) * attention_factor_);
+        out[half() + i] = static_cast<float>(std::sin(static_cast<double>(angle)) * attention_factor_);
+      }
+    }
+  });
+}
+
+void rope_forward(const RopeTable& table, const std::vector<int32_t>& positions, int64_t first_row, at::Tensor& x_NHD) {
+  rotate_all(table, positions, first_row, x_NHD, x_NHD, 1.0f);
+}
+
+void rope_backward(const RopeTable& table, const std::vector<int32_t>& positions, int64_t first_row, const at::Tensor& d_y_NHD,
+                   at::Tensor& d_x_NHD) {
+  rotate_all(table, positions, first_row, d_y_NHD, d_x_NHD, -1.0f);
+}
+
+std::vector<int32_t> token_positions(int64_t rows, int64_t tokens, const std::vector<std::vector<int64_t>>& document_starts) {
+  std::vector<int32_t> positions(static_cast<size_t>(rows * tokens));
+  for (int64_t row = 0; row < rows; ++row) {
+    int32_t* out = positions.data() + row * tokens;
+    for (int64_t t = 0; t < tokens; ++t) out[t] = static_cast<int32_t>(t);
+    if (document_starts.empty()) continue;
+    const std::vector<int64_t>& starts = document_starts[static_cast<size_t>(row)];
+    for (size_t d = 0; d < starts.size(); ++d) {
+      const int64_t end = d + 1 < starts.size() ? starts[d + 1] : tokens;
+      for (int64_t t = starts[d]; t < end; ++t) out[t] = static_cast<int32_t>(t - starts[d]);
+    }
+  }
+  return positions;
+}
+
+}  // namespace longlora
