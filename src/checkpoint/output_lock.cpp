@@ -4,6 +4,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <chrono>
@@ -60,6 +61,17 @@ bool may_be_alive(const Owner& owner) {
   return owner.boot_id == boot_id() && (kill(static_cast<pid_t>(owner.pid), 0) == 0 || errno == EPERM);
 }
 
+/// False with errno set; interruptions and short writes stay invisible.
+bool replace_content(int descriptor, std::string_view text) {
+  if (ftruncate(descriptor, 0) != 0) return false;
+  for (size_t written = 0; written < text.size();) {
+    const ssize_t bytes = pwrite(descriptor, text.data() + written, text.size() - written, static_cast<off_t>(written));
+    if (bytes < 0 && errno != EINTR) return false;
+    written += static_cast<size_t>(std::max<ssize_t>(bytes, 0));
+  }
+  return true;
+}
+
 [[noreturn]] void fail_held(int descriptor, const fs::path& folder) {
   std::optional<Owner> owner;
   for (int attempt = 0; attempt < 10 && !(owner && may_be_alive(*owner)); ++attempt) {
@@ -83,8 +95,7 @@ OutputLock::OutputLock(const fs::path& output_dir, const std::string& run_id) {
     result = flock(descriptor, LOCK_EX | LOCK_NB);
   } while (result != 0 && errno == EINTR);
   if (result != 0 && errno == EWOULDBLOCK) fail_held(descriptor, output_dir);
-  const std::string text = owner_text(run_id);
-  if (result != 0 || ftruncate(descriptor, 0) != 0 || pwrite(descriptor, text.data(), text.size(), 0) != ssize_t(text.size())) {
+  if (result != 0 || !replace_content(descriptor, owner_text(run_id))) {
     const int error_number = errno;
     close(descriptor);
     fail_errno(error_number, "lock", path);
