@@ -1,6 +1,6 @@
-#include <csignal>
 #include <algorithm>
 #include <condition_variable>
+#include <csignal>
 #include <deque>
 #include <exception>
 #include <mutex>

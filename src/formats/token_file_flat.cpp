@@ -63,14 +63,14 @@ FlatScan scan_flat_tokens(const InputFile& file, const FlatTokens& layout, uint6
   result.starts.push_back(0);
   IdScan ids{result, eos};
   Sha256 hash;
-  std::vector<std::byte> bytes(kBlockBytes);
-  std::vector<int32_t> block_ids(kBlockBytes / 2);
+  std::vector<std::byte> bytes(std::min(kBlockBytes, file.size()));
+  std::vector<int32_t> block_ids(std::min(kBlockBytes / layout.id_bytes, layout.count));
   const uint64_t ids_end = layout.offset + layout.count * layout.id_bytes;
   // Blocks begin at the ids, so that no id is cut: first what stands before them, then the ids, then the rest.
   const uint64_t edges[] = {digest_from, layout.offset, ids_end, file.size()};
   for (int part = 0; part < 3; ++part) {
     for (uint64_t at = edges[part]; at < edges[part + 1];) {
-      const auto piece = std::span(bytes).first(std::min(kBlockBytes, edges[part + 1] - at));
+      const auto piece = std::span(bytes).first(std::min<uint64_t>(bytes.size(), edges[part + 1] - at));
       file.read(at, piece);
       hash.update(piece);
       if (part == 1) {
