@@ -1,0 +1,35 @@
+#pragma once
+// From a configuration to a checked plan, before any weight is read and without writing anything: what `train`, `plan` and
+// `train --dry-run` share.
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "longlora/checkpoint/model_io.h"
+#include "longlora/config/config_io.h"
+#include "longlora/config/run_plan.h"
+#include "longlora/plan/memory_plan.h"
+
+namespace longlora {
+
+struct PreparedRun {
+  LoadedConfig loaded;
+  std::unique_ptr<BaseModel> base;
+  RunPlan plan;                          // total_steps 0 until epochs are counted
+  ComputeType compute = ComputeType::fp32;
+  ParameterCounts counts;
+  MemoryPlan memory;
+  const TrainConfig& config() const { return loaded.config; }
+};
+
+/// Reads config.json and weight headers, checks heads, groups, batch, trainable set, data paths, memory. Errors: config, missing, data, memory.
+PreparedRun prepare_run(LoadedConfig);
+std::vector<KeepPolicy> keep_policies(const MemoryPlan&);
+int64_t element_bytes(ComputeType);
+/// Lines for people: counts by role, plan, policy, group, RoPE old to new, world, output.
+std::vector<std::string> banner(const PreparedRun&);
+
+/// The model of a prepared run with base weights (loaded, or random by Philox) and fresh LoRA; returns the digest of the base weights.
+std::unique_ptr<LlamaModel> make_model(const PreparedRun&, Digest& weights_digest);
+
+}  // namespace longlora

@@ -1,0 +1,26 @@
+#pragma once
+// The `train` command without its flags: configuration in, checkpoints, logs and the trained model out.
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "longlora/config/config_io.h"
+#include "longlora/train/observers.h"
+
+namespace longlora {
+
+enum class ResumeMode { automatic, never, path };
+
+struct TrainRequest {
+  ConfigSources sources;
+  ResumeMode resume = ResumeMode::automatic;
+  std::filesystem::path resume_path;             // with ResumeMode::path: one step-NNNNNNNNNN folder
+  bool dry_run = false;                          // stops after the plan, writes nothing
+  std::filesystem::path dump_gradients;          // gradients of the first step as safetensors, then stops
+  ProgressMode progress = ProgressMode::automatic;
+};
+
+/// Runs to the end (returns 0) or throws; ErrorKind::preempted after a requested stop with the state saved. Stop signals must be blocked.
+int run_training(const TrainRequest&);
+
+}  // namespace longlora

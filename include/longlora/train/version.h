@@ -1,0 +1,5 @@
+#pragma once
+#include <string_view>
+namespace longlora {
+inline constexpr std::string_view kVersion = "0.1.0";
+}  // namespace longlora

@@ -1,0 +1,109 @@
+#include "longlora/train/evaluation.h"
+
+#include <algorithm>
+#include <cmath>
+#include <span>
+
+#include "longlora/core/error.h"
+#include "longlora/core/json.h"
+#include "longlora/data/token_batch.h"
+
+namespace longlora {
+namespace {
+
+uint64_t used_tokens(const TokenSource& source, uint64_t max_tokens) {
+  return max_tokens == 0 ? source.num_tokens() : std::min(max_tokens, source.num_tokens());
+}
+
+/// Ids, aligned labels (only targets of this window) and document starts of one window.
+struct WindowRow {
+  std::vector<int32_t> ids, labels;
+  std::vector<int64_t> document_starts;
+  int64_t targets = 0;
+
+  WindowRow(const TokenSource& source, const EvaluationWindow& window) {
+    const size_t length = window.end - window.begin;
+    ids.resize(length);
+    source.read(window.begin, ids);
+    labels.assign(length, TokenBatch::kIgnored);
+    for (uint64_t target = window.scored_from; target < window.end; ++target) labels[target - 1 - window.begin] = ids[target - window.begin];
+    document_starts.push_back(0);
+    const std::span<const uint64_t> starts = source.document_starts();
+    for (auto it = std::upper_bound(starts.begin(), starts.end(), window.begin); it != starts.end() && *it < window.end; ++it) {
+      labels[*it - 1 - window.begin] = TokenBatch::kIgnored;      // nothing before it belongs to its document
+      document_starts.push_back(static_cast<int64_t>(*it - window.begin));
+    }
+    targets = std::count_if(labels.begin(), labels.end(), [](int32_t label) { return label != TokenBatch::kIgnored; });
+  }
+
+  ModelInput input(bool document_mask) {
+    const auto ints = at::TensorOptions().dtype(at::kInt);
+    const int64_t length = static_cast<int64_t>(ids.size());
+    ModelInput in{.ids_BT = at::from_blob(ids.data(), {1, length}, ints), .labels_BT = at::from_blob(labels.data(), {1, length}, ints)};
+    if (document_mask) in.document_starts = {document_starts};
+    in.global_rows = {0};
+    return in;
+  }
+};
+
+/// fp64 sum in position order: the same for every thread count.
+double sum_of(const at::Tensor& nll_BT) {
+  const at::Tensor nll = nll_BT.contiguous();
+  const float* values = nll.const_data_ptr<float>();
+  double sum = 0;
+  for (int64_t i = 0; i < nll.numel(); ++i) sum += values[i];
+  return sum;
+}
+
+std::vector<EvaluationWindow> windows_of(uint64_t tokens, const PerplexityOptions& options) {
+  const uint64_t context = static_cast<uint64_t>(options.context);
+  if (options.rule == WindowRule::longlora) return longlora_windows(tokens, context);
+  return sliding_windows(tokens, context, options.stride > 0 ? static_cast<uint64_t>(options.stride) : std::max<uint64_t>(1, context / 2));
+}
+
+void check(const PerplexityOptions& options) {
+  LONGLORA_CHECK(options.context >= 2, usage, "a context of " + std::to_string(options.context) + " tokens has nothing to predict", "--context",
+                 "use 2 or more");
+  LONGLORA_CHECK(options.stride <= options.context, usage,
+                 "a stride of " + std::to_string(options.stride) + " tokens is longer than the window of " + std::to_string(options.context),
+                 "--stride", "use a stride of at most the context");
+}
+
+}  // namespace
+
+PerplexityResult perplexity(LlamaModel& model, const std::vector<const TokenSource*>& sources, const PerplexityOptions& options) {
+  check(options);
+  model.set_attention(options.attention);
+  PerplexityResult result{.context = options.context};
+  int64_t total = 0;
+  for (const TokenSource* source : sources) total += static_cast<int64_t>(windows_of(used_tokens(*source, options.max_tokens), options).size());
+  double sum_of_means = 0;
+  for (const TokenSource* source : sources) {
+    for (const EvaluationWindow& window : windows_of(used_tokens(*source, options.max_tokens), options)) {
+      if (options.stop_requested && options.stop_requested()) {
+        result.interrupted = true;
+        return result;
+      }
+      WindowRow row(*source, window);
+      const double nll = row.targets > 0 ? sum_of(model.negative_log_likelihood(row.input(options.document_mask))) : 0.0;
+      result.nll += nll;
+      result.tokens += row.targets;
+      if (row.targets > 0) sum_of_means += nll / static_cast<double>(row.targets);
+      ++result.windows;
+      if (options.progress) options.progress(result.windows, total);
+    }
+  }
+  LONGLORA_CHECK(result.tokens > 0, data, "too few tokens for a window of " + std::to_string(options.context),
+                 sources.empty() ? "no input" : sources.front()->path().string(), "use a longer text or a shorter context");
+  const double mean = options.rule == WindowRule::longlora ? sum_of_means / static_cast<double>(result.windows)
+                                                           : result.nll / static_cast<double>(result.tokens);
+  result.perplexity = std::exp(mean);
+  return result;
+}
+
+std::string to_json(const PerplexityResult& r) {
+  return "{\"context\": " + std::to_string(r.context) + ", \"windows\": " + std::to_string(r.windows) + ", \"tokens\": " +
+         std::to_string(r.tokens) + ", \"nll\": " + json_number(r.nll) + ", \"perplexity\": " + json_number(r.perplexity) + "}";
+}
+
+}  // namespace longlora

@@ -1,0 +1,131 @@
+#include "longlora/train/prepare.h"
+
+#include <filesystem>
+
+#include "longlora/core/error.h"
+#include "longlora/core/log.h"
+#include "longlora/core/text.h"
+#include "longlora/train/environment.h"
+
+namespace longlora {
+namespace {
+
+/// Plain paths are looked up before anything is opened; globs are expanded later by the data set.
+void check_data_paths(const TrainConfig& config) {
+  std::vector<std::string> absent;
+  const auto look = [&](const std::vector<DataEntry>& entries, const char* key) {
+    for (size_t i = 0; i < entries.size(); ++i) {
+      const std::string& path = entries[i].path;
+      std::error_code error;
+      if (path.find_first_of("*?[") != std::string::npos || std::filesystem::exists(path, error)) continue;
+      absent.push_back(std::string(key) + "[" + std::to_string(i) + "].path: " + escape(path));
+    }
+  };
+  look(config.data.train, "data.train");
+  look(config.data.validation, "data.validation");
+  if (absent.empty()) return;
+  fail(ErrorKind::missing, std::to_string(absent.size()) + (absent.size() == 1 ? " data file is" : " data files are") + " not there",
+       absent.front(), "correct the path in the configuration", absent);
+}
+
+std::string counts_text(const ParameterCounts& c) {
+  std::string text = human_count(static_cast<uint64_t>(c.trainable)) + " of " + human_count(static_cast<uint64_t>(c.total)) + " parameters";
+  return text;
+}
+
+std::string trained_roles(const TrainConfig::Tuning& tuning, const ParameterCounts& c, bool tied) {
+  const auto number = [](int64_t count) { return human_count(static_cast<uint64_t>(count)); };
+  if (tuning.mode == TuningMode::full) {
+    return "projections " + number(c.projections) + ", norms " + number(c.norms) + ", embedding " + number(c.embeddings) +
+           (tied ? " (tied head)" : ", head " + number(c.head));
+  }
+  if (tuning.mode == TuningMode::none) return "nothing";
+  std::string text = "LoRA " + number(c.lora) + " (rank " + std::to_string(tuning.lora.rank) + ")";
+  if (tuning.train_norms) text += ", norms " + number(c.norms);
+  if (tuning.train_embeddings) text += ", embedding " + number(c.embeddings) + (tied ? " (tied head)" : "");
+  if (tuning.train_head.value_or(false) && !tied) text += ", head " + number(c.head);
+  return text;
+}
+
+std::string attention_text(const TrainConfig::Attention& attention, const RunPlan& plan) {
+  if (attention.kind == AttentionKind::full) return "full";
+  std::string text = std::string(attention.kind == AttentionKind::s2 ? "s2" : "s2_wrap") + ", group " + std::to_string(plan.group) + " tokens";
+  if (attention.full_steps > 0) text += ", full in the last " + std::to_string(attention.full_steps) + " steps";
+  return text;
+}
+
+std::string memory_text(const MemoryPlan& memory) {
+  std::string text = human_bytes(static_cast<uint64_t>(memory.peak_bytes())) + " of " + human_bytes(static_cast<uint64_t>(memory.budget_bytes)) + ":";
+  for (const auto& [name, bytes] : memory.host_bytes) {
+    if (name != "total" && bytes > 0) text += " " + name + " " + human_bytes(static_cast<uint64_t>(bytes));
+  }
+  return text;
+}
+
+Digest lanes_digest(const std::map<std::string, StateLanes>& lanes) {
+  Sha256 hash;
+  for (const auto& [name, lane] : lanes) hash.update(name).update_value(lane.lane);
+  return hash.finish();
+}
+
+}  // namespace
+
+int64_t element_bytes(ComputeType compute) { return compute == ComputeType::bf16 ? 2 : 4; }
+
+PreparedRun prepare_run(LoadedConfig loaded) {
+  PreparedRun run{.loaded = std::move(loaded)};
+  const TrainConfig& config = run.loaded.config;
+  run.compute = resolve_compute(config);
+  check_data_paths(config);
+  run.base = std::make_unique<BaseModel>(config.model.path, config.model.init == InitKind::load);
+  run.plan = make_run_plan(config, run.base->config);
+  if (config.train.steps) run.plan.total_steps = *config.train.steps;
+  run.counts = count_parameters(run.base->config, config.tuning);
+  const int64_t budget = config.memory.host_budget ? *config.memory.host_budget : default_host_budget();
+  run.memory = make_memory_plan(run.base->config, config, run.plan, element_bytes(run.compute), budget);
+  return run;
+}
+
+std::vector<KeepPolicy> keep_policies(const MemoryPlan& memory) {
+  std::vector<KeepPolicy> policies;
+  for (const std::string& name : memory.layer_policy) {
+    policies.push_back(name == "save_all" ? KeepPolicy::save_all : name == "save_attention" ? KeepPolicy::save_attention : KeepPolicy::checkpoint);
+  }
+  return policies;
+}
+
+std::vector<std::string> banner(const PreparedRun& run) {
+  const TrainConfig& config = run.config();
+  const RunPlan& plan = run.plan;
+  return {
+      "model      " + config.model.path + (config.model.init == InitKind::random ? " (random start)" : "") + ", " +
+          std::string(name_of(run.compute)),
+      "training   " + counts_text(run.counts) + ": " + trained_roles(config.tuning, run.counts, run.base->config.tied),
+      "batch      " + std::to_string(plan.global_batch) + " rows of " + std::to_string(plan.sequence_length) + " tokens a step (" +
+          std::to_string(plan.canonical_shards) + " x " + std::to_string(plan.micro_batch) + "), " + std::to_string(plan.tokens_per_step) + " tokens",
+      "attention  " + attention_text(config.attention, plan),
+      "rope       " + plan.rope.summary(),
+      "memory     " + memory_text(run.memory),
+      "policy     " + run.memory.policy_summary(),
+      "world      1 rank, " + std::to_string(compute_threads()) + " threads, " + cpu_info().model + " (" + cpu_info().capability + ")",
+      "output     " + config.output_dir,
+  };
+}
+
+std::unique_ptr<LlamaModel> make_model(const PreparedRun& run, Digest& weights_digest) {
+  const TrainConfig& config = run.config();
+  const ModelOptions options{.compute = run.compute, .tuning = config.tuning, .seed = static_cast<uint64_t>(config.train.seed)};
+  auto model = std::make_unique<LlamaModel>(run.base->config, run.plan.rope.after, run.plan.rope.new_max_position,
+                                            run.plan.sequence_length, options);
+  if (config.model.init == InitKind::random) {
+    model->initialise_base();
+    weights_digest = Sha256().update("random").update(run.base->config.json).finish();
+  } else {
+    weights_digest = lanes_digest(load_base_weights(*model, *run.base, config.weights_check_finite));
+  }
+  if (config.tuning.mode == TuningMode::lora) model->initialise_lora();
+  model->set_keep_policies(keep_policies(run.memory));
+  return model;
+}
+
+}  // namespace longlora

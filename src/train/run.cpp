@@ -1,0 +1,191 @@
+// The life of a run, in order: configuration, plan, output folder, data, model, resume, loop, result.
+#include "longlora/train/run.h"
+
+#include <cmath>
+
+#include "longlora/core/error.h"
+#include "longlora/core/log.h"
+#include "longlora/tokenizer/tokenizer.h"
+#include "longlora/train/environment.h"
+#include "longlora/train/prepare.h"
+#include "longlora/train/report.h"
+#include "longlora/train/run_status.h"
+#include "longlora/train/stop_request.h"
+#include "train/finish.h"
+#include "train/resume.h"
+#include "train/run_folder.h"
+
+namespace longlora {
+namespace {
+
+/// Data of a run: tokenizer (absent when every input is already tokens), training rows, validation tokens.
+struct RunData {
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<Dataset> train, validation;
+
+  RunData(const PreparedRun& run, const std::filesystem::path& output_dir) {
+    const TrainConfig& config = run.config();
+    if (!run.base->is_gguf && has_tokenizer(run.base->path)) tokenizer = load_tokenizer(run.base->path);
+    DatasetOptions options{.sequence_length = config.data.sequence_length, .vocab_size = run.base->config.vocab_size, .data = config.data};
+    options.tokenizer = tokenizer.get();
+    options.cache_folder = output_dir / "cache";
+    options.tokenize_threads = compute_threads();
+    options.eos = config.data.eos;
+    if (!options.eos && tokenizer && tokenizer->eos()) options.eos = *tokenizer->eos();
+    if (!options.eos && !run.base->config.eos_tokens.empty()) options.eos = run.base->config.eos_tokens.front();
+    train = std::make_unique<Dataset>(config.data.train, options);
+    if (config.evaluate.every > 0 && !config.data.validation.empty()) validation = std::make_unique<Dataset>(config.data.validation, options);
+  }
+
+  Sampler sampler(const TrainConfig& config) const {
+    SamplerOptions options{.seed = static_cast<uint64_t>(config.train.seed), .shuffle = config.data.shuffle, .weights = train->weights()};
+    for (uint64_t i = 0; i < train->num_sources(); ++i) options.rows.push_back(train->rows(i));
+    return Sampler(options);
+  }
+
+  Digest tokenizer_digest() const { return tokenizer ? tokenizer->digest() : Digest{}; }
+};
+
+int64_t total_steps(const TrainConfig& config, const RunData& data, int64_t global_batch) {
+  if (config.train.steps) return *config.train.steps;
+  const double rows = *config.train.epochs * static_cast<double>(data.sampler(config).rows_per_epoch());
+  return std::max<int64_t>(1, static_cast<int64_t>(std::ceil(rows / static_cast<double>(global_batch) - 1e-9)));
+}
+
+Digest frozen_digest(const TrainConfig& config) { return sha256(canonical_json(config, ResumeClass::frozen)); }
+
+Progress restore(const ResumeState& from, LlamaModel& model) {
+  load_train_tensors(from.found, model);
+  const TrainState& s = from.state;
+  return {.step = s.step, .applied_steps = s.applied_steps, .cursor = {s.next_row, s.skipped_rows}, .targets_seen = s.targets_seen,
+          .chain = digest_from_hex(s.chain, "state.json: chain")};
+}
+
+TrainState train_state(const Trainer& trainer, const TrainConfig& config, uint64_t metrics_bytes,
+                       const std::map<std::string, std::string>& identity, const std::map<std::string, std::string>& prints,
+                       const std::vector<LineageEntry>& lineage) {
+  const Progress& p = trainer.progress();
+  return {.step = p.step, .applied_steps = p.applied_steps, .next_row = p.cursor.next_row, .skipped_rows = p.cursor.skipped,
+          .targets_seen = p.targets_seen, .chain = digest_hex(p.chain), .metrics_bytes = metrics_bytes, .config_json = canonical_json(config),
+          .frozen_digest = digest_hex(frozen_digest(config)), .identity = identity, .fingerprint = prints, .lineage = lineage};
+}
+
+void print_banner(const PreparedRun& run, const std::function<void(const std::string&)>& say) {
+  for (const std::string& notice : run.base->config.notices) log_notice("{}", notice);
+  for (const std::string& notice : run.plan.rope.notices) log_notice("{}", notice);
+  for (const std::string& line : banner(run)) say(line);
+}
+
+/// The run after its output folder is locked.
+class Run {
+ public:
+  Run(const TrainRequest& request, PreparedRun prepared)
+      : request_(request), run_(std::move(prepared)), folder_(run_, request.resume), stop_(run_.config().output_dir) {}
+
+  int execute() {
+    resume_ = choose_resume(folder_.checkpoints(), request_);
+    if (resume_) take_saved_config();
+    RunData data(run_, folder_.path());
+    run_.plan.total_steps = total_steps(run_.config(), data, run_.plan.global_batch);
+    print_banner(run_, [&](const std::string& line) { folder_.say(line); });
+    for (const std::string& line : data.train->summary()) folder_.say("data       " + line);
+    Digest weights{};
+    const std::unique_ptr<LlamaModel> model = make_model(run_, weights);
+    identity_ = {{"weights", digest_hex(weights)}, {"tokenizer", digest_hex(data.tokenizer_digest())}, {"data", digest_hex(data.train->digest())}};
+    prints_ = fingerprint(run_.compute);
+    if (resume_) check_identity(resume_->state, identity_, prints_, run_.config().deterministic);
+    folder_.describe(run_, identity_);
+    Progress start{.chain = chain_start(frozen_digest(run_.config()), weights, data.tokenizer_digest(), data.train->digest())};
+    AdamW optimizer(model->trainable(), run_.config().optimizer);
+    if (resume_) {
+      start = restore(*resume_, *model);
+      folder_.say("resume     step " + std::to_string(start.step) + " from " + resume_->found.path.string());
+    }
+    return train(*model, optimizer, data, std::move(start));
+  }
+
+ private:
+  void take_saved_config() {
+    MergedConfig merged = merge_config(run_.loaded, request_.sources, resume_->state);
+    for (const std::string& notice : merged.notices) log_notice("resume: {}", notice);
+    lineage_ = std::move(merged.lineage);
+    run_ = prepare_run(std::move(merged.loaded));
+    run_status().step = resume_->state.step;
+    run_status().checkpoint = resume_->found.path.string();
+  }
+
+  int train(LlamaModel& model, AdamW& optimizer, const RunData& data, Progress start) {
+    const TrainConfig& config = run_.config();
+    const std::filesystem::path& out = folder_.path();
+    BatchLoader loader(*data.train, data.sampler(config), run_.plan.global_batch, run_.plan.micro_batch, 0, run_.plan.canonical_shards,
+                       config.data.prefetch);
+    const int64_t first_step = start.step;
+    Trainer trainer({model, loader, optimizer, config, run_.plan, out / "logs"}, std::move(start));
+    if (!request_.dump_gradients.empty()) {
+      dump_gradients(model, trainer.accumulate_gradients(), request_.dump_gradients, config.tuning.mode);
+      folder_.say("gradients  of the first step in " + request_.dump_gradients.string());
+      return 0;
+    }
+    const SpeedScale scale{run_.memory.model_flops_per_token, run_.memory.hardware_flops_per_token, measure_product_rate(run_.compute)};
+    folder_.say(fmt::format("peak       {:.0f} GFLOP/s in one large product, the base of MFU and HFU", scale.peak_flops_per_second / 1e9));
+    const auto stop_requested = [this] { return stop_.requested(); };
+
+    MetricsObserver metrics(out / "metrics.jsonl", resume_ ? resume_->state.metrics_bytes : 0, scale);
+    ProgressObserver progress(request_.progress, config.log.every, first_step, run_.plan.total_steps, folder_.log_file());
+    CheckpointObserver checkpoints(folder_.checkpoints(), model, config.checkpoint.every, config.checkpoint.keep, [&] {
+      metrics.sync();                                          // the recorded length must never exceed the file
+      return train_state(trainer, config, metrics.bytes(), identity_, prints_, lineage_);
+    }, resume_ ? first_step : -1);
+    std::vector<Observer*> observers = {&metrics, &progress, &checkpoints};
+    std::unique_ptr<EventsObserver> events;
+    if (config.log.tensorboard && !trainer.done()) observers.push_back((events = std::make_unique<EventsObserver>(out)).get());
+    std::unique_ptr<EvaluationObserver> evaluation;
+    if (data.validation) {
+      evaluation = std::make_unique<EvaluationObserver>(
+          EvaluationObserver::Parts{model, *data.validation, config, run_.plan, out / "evaluation.jsonl",
+                                    events ? &events->file() : nullptr, stop_requested}, first_step);
+      observers.push_back(evaluation.get());
+    }
+    const bool finished = trainer.run(observers, stop_requested);
+    if (!finished) stopped(trainer.progress().step);
+    return finish(model);
+  }
+
+  [[noreturn]] void stopped(int64_t step) {
+    fail(ErrorKind::preempted, "stopped by " + stop_.reason() + " after step " + std::to_string(step) + ", state saved",
+         run_status().checkpoint, "run the same command again to go on");
+  }
+
+  int finish(LlamaModel& model) {
+    const std::filesystem::path result = export_result(model, run_, identity_);
+    if (!result.empty()) folder_.say("result     " + result.string());
+    try {
+      write_report(folder_.path());
+      folder_.say("report     " + (folder_.path() / "report.html").string());
+    } catch (const Error& error) {
+      log_warning("no report: {}", error.what());              // a report never decides how a run ends
+    }
+    return 0;
+  }
+
+  const TrainRequest& request_;
+  PreparedRun run_;
+  RunFolder folder_;
+  StopRequest stop_;
+  std::optional<ResumeState> resume_;
+  std::vector<LineageEntry> lineage_;
+  std::map<std::string, std::string> identity_, prints_;
+};
+
+}  // namespace
+
+int run_training(const TrainRequest& request) {
+  PreparedRun prepared = prepare_run(load_config(request.sources));
+  if (request.dry_run) {
+    print_banner(prepared, [](const std::string& line) { log_info("{}", line); });
+    return 0;
+  }
+  return Run(request, std::move(prepared)).execute();
+}
+
+}  // namespace longlora

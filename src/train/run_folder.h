@@ -1,0 +1,31 @@
+#pragma once
+// output_dir: owned by one run, probed before weights are read, described by files that a reader finds later.
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "longlora/checkpoint/commit.h"
+#include "longlora/train/prepare.h"
+#include "longlora/train/run.h"
+
+namespace longlora {
+
+class RunFolder {
+ public:
+  /// Creates the folder, takes the lock (busy), checks `--resume never` (busy when not empty), probes writing and free space (io).
+  RunFolder(const PreparedRun&, ResumeMode);
+  const std::filesystem::path& path() const { return path_; }
+  CheckpointFolder& checkpoints() { return *checkpoints_; }
+  /// config.yaml with origins, environment.json.
+  void describe(const PreparedRun&, const std::map<std::string, std::string>& identity) const;
+  /// A line for people: log and logs/rank_0.log.
+  void say(const std::string& line) const;
+  std::filesystem::path log_file() const { return path_ / "logs" / "rank_0.log"; }
+
+ private:
+  std::filesystem::path path_;
+  std::unique_ptr<OutputLock> lock_;
+  std::unique_ptr<CheckpointFolder> checkpoints_;
+};
+
+}  // namespace longlora
