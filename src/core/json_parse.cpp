@@ -70,14 +70,16 @@ class TreeBuilder {
     count(start);
     Frame& frame = open_.back();
     if (!frame.insert(name)) fail_at(text_, source_, start, fmt::format("duplicate key \"{}\"", escape(name, 60)));
-    std::get<JsonValue::Object>(frame.value.value).emplace_back(std::move(name), JsonValue{});
+    const JsonValue at_key = located(start);
+    JsonValue& member = std::get<JsonValue::Object>(frame.value.value).emplace_back(std::move(name), JsonValue{}).second;
+    member.key_line = at_key.line;
+    member.key_column = at_key.column;
     return true;
   }
-  bool parse_error(size_t, const std::string& token, const nlohmann::json::exception& error) {
+  bool parse_error(size_t, const std::string&, const nlohmann::json::exception& error) {
     std::string_view message = error.what();
     if (const size_t dash = message.rfind(" - "); dash != std::string_view::npos) message.remove_prefix(dash + 3);
     else if (const size_t bracket = message.find("] "); bracket != std::string_view::npos) message.remove_prefix(bracket + 2);
-    (void)token;
     fail_at(text_, source_, bytes_read > 0 ? bytes_read - 1 : 0, "not valid JSON: " + escape(message, 120));
   }
 
@@ -158,7 +160,13 @@ class TreeBuilder {
     }
     JsonValue& parent = open_.back().value;
     if (auto* const array = std::get_if<JsonValue::Array>(&parent.value)) array->push_back(std::move(value));
-    else std::get<JsonValue::Object>(parent.value).back().second = std::move(value);
+    else attach_to_key(std::get<JsonValue::Object>(parent.value).back().second, std::move(value));
+  }
+
+  static void attach_to_key(JsonValue& member, JsonValue&& value) {
+    value.key_line = member.key_line;
+    value.key_column = member.key_column;
+    member = std::move(value);
   }
 
   std::string_view text_, source_;

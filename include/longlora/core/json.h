@@ -28,6 +28,7 @@ class JsonValue {
   // unsigned integers, negative integers, and numbers with fraction or exponent are different kinds: sizes come only from uint64_t
   std::variant<std::nullptr_t, bool, uint64_t, int64_t, double, std::string, Array, Object> value = nullptr;
   uint32_t line = 0, column = 0;   // 1-based; of the value's first character
+  uint32_t key_line = 0, key_column = 0;   // of the key, for a member of an object
 
   bool is_null() const { return std::holds_alternative<std::nullptr_t>(value); }
   const Object* object() const { return std::get_if<Object>(&value); }
