@@ -138,23 +138,38 @@ void check_character_map(const WireReader& reader, const Field& field) {
   }
 }
 
-void walk_normalizer(const WireReader& outer, const Field& message, std::string_view file) {
+/// What decides whether the text reaches the model unchanged, with protobuf's defaults.
+struct TextChanges {
+  bool maps_characters = false, removes_spaces = true, escapes_spaces = true, space_ends_words = false;
+};
+
+void walk_normalizer(const WireReader& outer, const Field& message, std::string_view file, TextChanges& changes) {
   expect(outer, message, Wire::bytes, "normalizer_spec");
   WireReader reader(message.bytes, outer.position_of(message.bytes), file);
   for (Field field; reader.next(field);) {
-    if (field.number != 2) continue;
-    expect(reader, field, Wire::bytes, "precompiled_charsmap");
-    check_character_map(reader, field);
+    if (field.number == 2) {
+      expect(reader, field, Wire::bytes, "precompiled_charsmap");
+      check_character_map(reader, field);
+      changes.maps_characters = !field.bytes.empty();
+    } else if (field.number == 4 || field.number == 5) {
+      expect(reader, field, Wire::varint, "normalizer_spec's switch");
+      (field.number == 4 ? changes.removes_spaces : changes.escapes_spaces) = field.integer != 0;
+    }
   }
 }
 
-void walk_trainer(const WireReader& outer, const Field& message, std::string_view file, ModelSummary& summary) {
+void walk_trainer(const WireReader& outer, const Field& message, std::string_view file, ModelSummary& summary,
+                  TextChanges& changes) {
   expect(outer, message, Wire::bytes, "trainer_spec");
   WireReader reader(message.bytes, outer.position_of(message.bytes), file);
   for (Field field; reader.next(field);) {
+    if (field.number == 24) {
+      expect(reader, field, Wire::varint, "treat_whitespace_as_suffix");
+      changes.space_ends_words = field.integer != 0;
+    }
     if (field.number != 3) continue;
     expect(reader, field, Wire::varint, "model_type");
-    if (field.integer != 1 && field.integer != 2) {
+    if (field.integer != kUnigramKind && field.integer != kBpeKind) {
       reader.refuse(field.at, "model type " + std::to_string(field.integer) + " (word and char models), only unigram and BPE are supported");
     }
     summary.kind = static_cast<int64_t>(field.integer);
@@ -165,6 +180,7 @@ void walk_trainer(const WireReader& outer, const Field& message, std::string_vie
 
 ModelSummary walk_model_proto(std::string_view bytes, std::string_view file) {
   ModelSummary summary;
+  TextChanges changes;
   WireReader reader(bytes, 0, file);
   if (bytes.size() > kMaxModelProtoBytes) reader.refuse(0, std::to_string(bytes.size()) + " bytes, limit 32 MiB");
   for (Field field; reader.next(field);) {
@@ -173,12 +189,16 @@ ModelSummary walk_model_proto(std::string_view bytes, std::string_view file) {
       if (summary.pieces.size() == kMaxTokens) reader.refuse(field.at, "more than 1048576 pieces");
       summary.pieces.push_back(read_piece(reader, field, file));
     } else if (field.number == 2) {
-      walk_trainer(reader, field, file, summary);
-    } else if (field.number == 3 || field.number == 5) {
-      walk_normalizer(reader, field, file);
+      walk_trainer(reader, field, file, summary, changes);
+    } else if (field.number == 3) {
+      walk_normalizer(reader, field, file, changes);
+    } else if (field.number == 5) {   // the denormaliser changes decoded text only
+      TextChanges ignored;
+      walk_normalizer(reader, field, file, ignored);
     }
   }
   if (summary.pieces.empty()) reader.refuse(0, "no pieces");
+  summary.keeps_text = !changes.maps_characters && !changes.removes_spaces && changes.escapes_spaces && !changes.space_ends_words;
   return summary;
 }
 

@@ -19,9 +19,13 @@ struct ModelPiece {
   PieceType type = PieceType::normal;
 };
 
+inline constexpr int64_t kUnigramKind = 1, kBpeKind = 2;
+
 struct ModelSummary {
   std::vector<ModelPiece> pieces;   // in id order
-  int64_t kind = 1;                 // 1 unigram, 2 BPE
+  int64_t kind = kUnigramKind;
+  // The model's normaliser changes nothing but spaces to U+2581 and puts its dummy prefix in front.
+  bool keeps_text = false;
 };
 
 /// Limits: 32 MiB, 2^20 pieces of at most 1 KiB, finite scores, character maps of at most 1 MiB that stay inside themselves, known piece

@@ -9,6 +9,7 @@
 #include "longlora/core/error.h"
 #include "longlora/core/text.h"
 #include "tokenizer/model_proto.h"
+#include "tokenizer/sp_chunks.h"
 #include "tokenizer/vocabulary.h"
 
 namespace longlora {
@@ -51,10 +52,13 @@ class SpTokenizer final : public Tokenizer {
   void add_pieces(const ModelSummary&, std::string_view file);
   std::vector<AddedToken> matched_tokens(const ModelSummary&, const TokenizerPolicy&, std::string_view file);
   std::optional<int32_t> find_role(const std::optional<std::string>& name, int own_id, const char* role, std::string_view file) const;
-  const Processor& processor_for(bool behind_token) const { return behind_token && bare_ ? *bare_ : *processor_; }
+  const Processor& processor_for(bool behind_token) const { return behind_token && !legacy_ ? *bare_ : *processor_; }
+  void encode_range(std::string_view text, bool behind_token, std::vector<int32_t>& out) const;
 
   std::unique_ptr<Processor> processor_;
-  std::unique_ptr<Processor> bare_;          // without the dummy prefix; only when not legacy
+  std::unique_ptr<Processor> bare_;          // the same without the dummy prefix
+  ChunkRule chunks_;
+  bool legacy_ = true;
   Vocabulary tokens_;
   AddedTokenFinder finder_;
   std::unordered_set<int32_t> special_ids_;
@@ -67,7 +71,9 @@ SpTokenizer::SpTokenizer(const std::string& bytes, std::string_view file, const 
   digest_ = digest;
   const ModelSummary summary = walk_model_proto(bytes, file);
   processor_ = load(bytes, file);
-  if (!policy.legacy) bare_ = load(bytes + dummy_prefix_override(false), file);
+  chunks_ = ChunkRule(summary);
+  legacy_ = policy.legacy;
+  if (chunks_.cuts() || !legacy_) bare_ = load(bytes + dummy_prefix_override(false), file);
   add_pieces(summary, file);
   std::vector<AddedTokenFinder::Needle> needles;
   for (AddedToken& token : matched_tokens(summary, policy, file)) {
@@ -117,6 +123,18 @@ std::optional<int32_t> SpTokenizer::find_role(const std::optional<std::string>& 
   return id;
 }
 
+void SpTokenizer::encode_range(std::string_view text, bool behind_token, std::vector<int32_t>& out) const {
+  std::vector<int> ids;
+  for (size_t begin = 0, end; begin < text.size(); begin = end) {
+    end = chunks_.end_of_chunk(text, begin);
+    const Processor& processor = begin > 0 ? *bare_ : processor_for(behind_token);
+    const auto status = processor.Encode({text.data() + begin, end - begin}, &ids);
+    LONGLORA_CHECK(status.ok(), data, "sentencepiece cannot encode the text: " + escape(status.message()), "text to encode",
+                   "split the text into documents");
+    out.insert(out.end(), ids.begin(), ids.end());
+  }
+}
+
 std::vector<int32_t> SpTokenizer::encode(std::string_view text, const EncodeOptions& options) const {
   if (const auto bad = invalid_utf8_at(text)) {
     fail(ErrorKind::data, "invalid UTF-8 at byte " + std::to_string(*bad), "text to encode", "give UTF-8 text");
@@ -124,17 +142,9 @@ std::vector<int32_t> SpTokenizer::encode(std::string_view text, const EncodeOpti
   std::vector<int32_t> out;
   if (options.add_bos && bos_) out.push_back(*bos_);
   const SpecialText special = options.parse_special ? SpecialText::parsed : SpecialText::plain;
-  std::vector<int> ids;
   for (const TextPart& part : finder_.split(text, special)) {
-    if (part.token) {
-      out.push_back(*part.token);
-      continue;
-    }
-    const std::string_view range = text.substr(part.begin, part.end - part.begin);
-    const auto status = processor_for(part.begin > 0).Encode({range.data(), range.size()}, &ids);
-    LONGLORA_CHECK(status.ok(), data, "sentencepiece cannot encode the text: " + escape(status.message()), "text to encode",
-                   "split the text into documents");
-    out.insert(out.end(), ids.begin(), ids.end());
+    if (part.token) out.push_back(*part.token);
+    else encode_range(text.substr(part.begin, part.end - part.begin), part.begin > 0, out);
   }
   if (options.add_eos && eos_) out.push_back(*eos_);
   return out;

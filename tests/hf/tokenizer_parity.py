@@ -23,7 +23,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 WORDS = ("the of and LongLoRA don't It's WE'LL I'M they'd y'all're context 4096 100,000 3.14 naïve Straße ΣΊΣΥΦΟΣ наука 言語 "
          "ภาษา हिन्दी עברית العربية 한국어 🦙 👩‍👩‍👧 <s> </s> <unk> <|im_start|> <|im_end|> <|endoftext|> <0x0A> [INST] x=y; {} // --- ...").split(" ")
-SPACES = [" ", "  ", "   ", " " * 11, "\n", "\n\n", "\r\n", "\t", " \n", "\u00a0", "\u0085", "\u2028", "\u3000", "\u200b", "\u2581", "\ufeff", ""]
+SPACES = [" ", "  ", "   ", " " * 11, " " * 37, "\n", "\n\n", "\r\n", "\t", " \n", "\u00a0", "\u0085", "\u2028", "\u3000", "\u200b", "\u2581", "\ufeff", ""]
 
 
 def assigned_code_points():
@@ -159,10 +159,11 @@ def check_llama2_rebuilt(probe, oracle, folder, work, strings):
     subprocess.run([probe, "convert", work / "llama2.json", made], check=True)
     published = json.loads((folder / "tokenizer.json").read_text())["model"]["merges"]
     ours = [" ".join(m) for m in json.loads((made / "tokenizer.json").read_text())["model"]["merges"]]
-    wrong = sum(a != b for a, b in zip(ours, published)) + abs(len(ours) - len(published))
-    print(f"llama2 from parts: {len(ours)} merges, {wrong} differ from the published list")
+    wrong = len(set(ours) ^ set(published)) + abs(len(ours) - len(published))   # merges of one score stand in another order
+    print(f"llama2 from parts: {len(ours)} merges, {wrong} differ from the published ones")
+    wrong += compare("llama2 tokenizer.json from parts", probe, made, oracle, strings[:2000])
     (made / "tokenizer.json").unlink()
-    return wrong + compare("llama2 tokenizer.model", probe, made, oracle, strings, decode=False)
+    return wrong + compare("llama2 tokenizer.model from parts", probe, made, oracle, strings[2000:], decode=False)
 
 
 def check_mistral(probe, deps, name, strings):
