@@ -22,4 +22,20 @@ inline double rope_frequency_error(double theta, int64_t head_dim) {
   return rounding_unit(DType::f32) * (6 + (is_exact ? 0 : std::log(theta)));
 }
 
+/// fp32 gradient against central differences of an fp64 objective with step 1e-6: rounding of a few hundred fp32 terms, relative to the
+/// largest gradient element.
+inline double finite_difference_error() { return 2e-5; }
+
+/// Bounds of the attention operator against the fp64 oracle on the same rounded inputs (docs/attention.md section 10): relative
+/// Frobenius error F and largest error over the root mean square of the reference M, measured by scalar emulation of the kernels.
+struct AttentionBound { double frobenius, largest; };
+struct AttentionBounds {
+  AttentionBound o, d_v, d_q, d_k;
+  double lse;   // absolute
+};
+inline AttentionBounds attention_bounds(DType dtype) {
+  if (dtype == DType::f32) return {{5e-6, 1e-4}, {1e-5, 1e-4}, {1e-5, 2e-4}, {1e-5, 2e-4}, 1e-4};
+  return {{4e-3, 0.1}, {4e-3, 0.2}, {1e-2, 0.2}, {1e-2, 0.2}, 1e-4};
+}
+
 }  // namespace longlora
