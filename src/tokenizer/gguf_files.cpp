@@ -157,7 +157,7 @@ std::vector<NamedFile> byte_level_files(const TokenizerParts& parts, int64_t con
   for (size_t i = 0; i < parts.merges.size(); ++i) {
     const std::string& merge = parts.merges[i];
     const size_t space = merge.find(' ');
-    if (invalid_utf8_at(merge) || space == 0 || space + 1 >= merge.size()) refuse("merge " + std::to_string(i) + " is not two tokens", "merges");
+    if (invalid_utf8_at(merge) || space == merge.npos || space == 0 || space + 1 == merge.size()) refuse("merge " + std::to_string(i) + " is not two tokens", "merges");
     list.item() += "[" + json_quote(merge.substr(0, space)) + "," + json_quote(merge.substr(space + 1)) + "]";
   }
   // Llama-3's files add BOS without saying so in the metadata; the other two never do.
