@@ -40,7 +40,11 @@ bool merges_later(const BpeScratch::Candidate& a, const BpeScratch::Candidate& b
 }  // namespace
 
 BpeModel::BpeModel(const Vocabulary& vocabulary, const Merges& merges, const std::vector<int32_t>& special, BpeOptions options)
-    : vocabulary_(&vocabulary), options_(options), merges_(merges.size()), joints_(merges.size()), id_of_char_(ids_of_characters(vocabulary)) {
+    : vocabulary_(&vocabulary),
+      options_(options),
+      merges_(merges.size()),
+      joints_(merges.size()),
+      id_of_char_(ids_of_characters(vocabulary)) {
   for (const int32_t id : special) special_parts_[id] = {-1, -1};
   for (unsigned byte = 0; byte < 256; ++byte) id_of_byte_[byte] = vocabulary.id_of(byte_token(byte)).value_or(-1);
   for (size_t rank = 0; rank < merges.size(); ++rank) {

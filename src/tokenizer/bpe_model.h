@@ -1,5 +1,6 @@
 #pragma once
-// Byte-pair encoding of one word (Sennrich et al., arXiv:1508.07909): join the adjacent pair of lowest rank, leftmost first, until none is left.
+// Byte-pair encoding of one word (Sennrich et al., arXiv:1508.07909): join the adjacent pair of lowest rank, leftmost first, until none
+// is left.
 
 #include <array>
 #include <cstdint>

@@ -25,6 +25,16 @@ constexpr std::string_view kLlama3Steps =
     R"(\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},"behavior":"Isolated","invert":false},)"
     R"({"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":false}]})";
 
+// The sentencepiece kind, with and without the dummy prefix.
+#define LONGLORA_SPACES_ R"({"type":"Replace","pattern":{"String":" "},"content":"▁"})"
+#define LONGLORA_TEXT_ R"({"type":"Replace","pattern":{"String":"▁"},"content":" "},{"type":"ByteFallback"},{"type":"Fuse"})"
+constexpr std::string_view kBareNormalizer = LONGLORA_SPACES_;
+constexpr std::string_view kPrefixNormalizer =
+    R"({"type":"Sequence","normalizers":[{"type":"Prepend","prepend":"▁"},)" LONGLORA_SPACES_ "]}";
+constexpr std::string_view kBareDecoder = R"({"type":"Sequence","decoders":[)" LONGLORA_TEXT_ "]}";
+constexpr std::string_view kPrefixDecoder =
+    R"({"type":"Sequence","decoders":[)" LONGLORA_TEXT_ R"(,{"type":"Strip","content":" ","start":1,"stop":0}]})";
+
 [[noreturn]] void refuse(const std::string& what, const std::string& key) {
   fail(ErrorKind::data, what, "tokenizer.ggml." + key, "give a GGUF file with an intact tokenizer");
 }
@@ -35,10 +45,13 @@ void check_parts(const TokenizerParts& parts, int64_t embedding_rows) {
   if (static_cast<int64_t>(count) != embedding_rows) {
     refuse(std::to_string(count) + " tokens, but the embedding has " + std::to_string(embedding_rows) + " rows", "tokens");
   }
-  if (parts.types.size() != count) refuse(std::to_string(parts.types.size()) + " types for " + std::to_string(count) + " tokens", "token_type");
+  if (parts.types.size() != count) {
+    refuse(std::to_string(parts.types.size()) + " types for " + std::to_string(count) + " tokens", "token_type");
+  }
   for (size_t i = 0; i < count; ++i) {
-    if (parts.types[i] < 1 || parts.types[i] > 6) refuse("token " + std::to_string(i) + " has type " + std::to_string(parts.types[i]), "token_type");
-    if (parts.tokens[i].empty() || invalid_utf8_at(parts.tokens[i])) refuse("token " + std::to_string(i) + " is empty or not UTF-8", "tokens");
+    const std::string token = "token " + std::to_string(i);
+    if (parts.types[i] < 1 || parts.types[i] > 6) refuse(token + " has type " + std::to_string(parts.types[i]), "token_type");
+    if (parts.tokens[i].empty() || invalid_utf8_at(parts.tokens[i])) refuse(token + " is empty or not UTF-8", "tokens");
   }
   for (const auto& [id, key] : {std::pair{parts.bos, "bos_token_id"}, {parts.eos, "eos_token_id"}, {parts.unknown, "unknown_token_id"},
                                 {parts.padding, "padding_token_id"}}) {
@@ -97,9 +110,8 @@ std::string post_processor(const TokenizerParts& parts, bool adds_bos, bool adds
   if (adds_eos) special(*parts.eos);
   if (tokens.empty()) return "null";
   // Every reader wants a template for pairs as well; it is never used here.
-  return "{\"type\":\"TemplateProcessing\",\"single\":[" + pieces +
-         "],\"pair\":[{\"Sequence\":{\"id\":\"A\",\"type_id\":0}},{\"Sequence\":{\"id\":\"B\",\"type_id\":1}}],\"special_tokens\":{" + tokens +
-         "}}";
+  return "{\"type\":\"TemplateProcessing\",\"single\":[" + pieces + "],\"pair\":[" +
+         R"({"Sequence":{"id":"A","type_id":0}},{"Sequence":{"id":"B","type_id":1}})" + "],\"special_tokens\":{" + tokens + "}}";
 }
 
 struct JsonSteps {
@@ -108,15 +120,16 @@ struct JsonSteps {
   const std::string* unknown = nullptr;
 };
 
-std::string tokenizer_json(const TokenizerParts& parts, const JsonSteps& steps, const std::string& merges, const std::string& processor) {
+std::string tokenizer_json(const TokenizerParts& parts, const JsonSteps& steps, const std::string& merges,
+                           const std::string& processor) {
+  const std::string falls_back = steps.byte_fallback ? "true" : "false";
   std::string out = "{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,\"added_tokens\":[\n";
   write_added_tokens(parts, out);
   out += "],\n\"normalizer\":" + std::string(steps.normalizer) + ",\n\"pre_tokenizer\":" + std::string(steps.pre_tokenizer) +
          ",\n\"post_processor\":" + processor + ",\n\"decoder\":" + std::string(steps.decoder);
   out += ",\n\"model\":{\"type\":\"BPE\",\"dropout\":null,\"unk_token\":" + (steps.unknown ? json_quote(*steps.unknown) : "null") +
-         ",\"continuing_subword_prefix\":null,\"end_of_word_suffix\":null,\"fuse_unk\":" + (steps.byte_fallback ? "true" : "false") +
-         ",\"byte_fallback\":" + (steps.byte_fallback ? "true" : "false") + ",\"ignore_merges\":" + (steps.ignore_merges ? "true" : "false") +
-         ",\"vocab\":{\n";
+         ",\"continuing_subword_prefix\":null,\"end_of_word_suffix\":null,\"fuse_unk\":" + falls_back + ",\"byte_fallback\":" + falls_back +
+         ",\"ignore_merges\":" + (steps.ignore_merges ? "true" : "false") + ",\"vocab\":{\n";
   write_vocabulary(parts, out);
   return out + "},\"merges\":[\n" + merges + "]}}\n";
 }
@@ -157,7 +170,9 @@ std::vector<NamedFile> byte_level_files(const TokenizerParts& parts, int64_t con
   for (size_t i = 0; i < parts.merges.size(); ++i) {
     const std::string& merge = parts.merges[i];
     const size_t space = merge.find(' ');
-    if (invalid_utf8_at(merge) || space == merge.npos || space == 0 || space + 1 == merge.size()) refuse("merge " + std::to_string(i) + " is not two tokens", "merges");
+    if (invalid_utf8_at(merge) || space == merge.npos || space == 0 || space + 1 == merge.size()) {
+      refuse("merge " + std::to_string(i) + " is not two tokens", "merges");
+    }
     list.item() += "[" + json_quote(merge.substr(0, space)) + "," + json_quote(merge.substr(space + 1)) + "]";
   }
   // Llama-3's files add BOS without saying so in the metadata; the other two never do.
@@ -202,7 +217,9 @@ std::string sentencepiece_merges(const TokenizerParts& parts) {
 }
 
 std::vector<NamedFile> sentencepiece_files(const TokenizerParts& parts, int64_t context) {
-  if (parts.scores.size() != parts.tokens.size()) refuse(std::to_string(parts.scores.size()) + " scores for " + std::to_string(parts.tokens.size()) + " tokens", "scores");
+  if (parts.scores.size() != parts.tokens.size()) {
+    refuse(std::to_string(parts.scores.size()) + " scores for " + std::to_string(parts.tokens.size()) + " tokens", "scores");
+  }
   ModelProtoSpec spec;
   for (size_t id = 0; id < parts.tokens.size(); ++id) {
     spec.pieces.push_back({parts.tokens[id], parts.scores[id], static_cast<PieceType>(parts.types[id])});
@@ -215,12 +232,8 @@ std::vector<NamedFile> sentencepiece_files(const TokenizerParts& parts, int64_t 
   spec.adds_dummy_prefix = parts.add_space_prefix.value_or(true);
 
   JsonSteps steps;
-  steps.normalizer = spec.adds_dummy_prefix
-                         ? R"({"type":"Sequence","normalizers":[{"type":"Prepend","prepend":"▁"},{"type":"Replace","pattern":{"String":" "},"content":"▁"}]})"
-                         : R"({"type":"Replace","pattern":{"String":" "},"content":"▁"})";
-  steps.decoder = spec.adds_dummy_prefix
-                      ? R"({"type":"Sequence","decoders":[{"type":"Replace","pattern":{"String":"▁"},"content":" "},{"type":"ByteFallback"},{"type":"Fuse"},{"type":"Strip","content":" ","start":1,"stop":0}]})"
-                      : R"({"type":"Sequence","decoders":[{"type":"Replace","pattern":{"String":"▁"},"content":" "},{"type":"ByteFallback"},{"type":"Fuse"}]})";
+  steps.normalizer = spec.adds_dummy_prefix ? kPrefixNormalizer : kBareNormalizer;
+  steps.decoder = spec.adds_dummy_prefix ? kPrefixDecoder : kBareDecoder;
   steps.byte_fallback = true;
   steps.unknown = &parts.tokens[static_cast<size_t>(spec.unknown)];
   const bool adds_bos = parts.add_bos.value_or(true) && parts.bos;

@@ -69,8 +69,8 @@ class JsonTokenizer final : public Tokenizer {
   }
   int32_t named_token(const std::string& name, const char* role, std::string_view file) const {
     const auto id = id_of(name);
-    LONGLORA_CHECK(id, data, std::string(role) + " " + escape(name) + " is not in the vocabulary", std::string(file) + ", tokenizer_config.json",
-                   "correct tokenizer_config.json");
+    LONGLORA_CHECK(id, data, std::string(role) + " " + escape(name) + " is not in the vocabulary",
+                   std::string(file) + ", tokenizer_config.json", "correct tokenizer_config.json");
     return *id;
   }
   void encode_words(std::string text, bool starts_document, std::vector<int32_t>& out, BpeScratch&) const;

@@ -43,7 +43,8 @@ class WireReader {
       case Wire::fixed32: std::memcpy(&field.word, take(4).data(), 4); break;
       case Wire::bytes: {
         const uint64_t length = varint();
-        if (length > message_.size() - at_) refuse(field.at, "a field of " + std::to_string(length) + " bytes in " + std::to_string(message_.size() - at_));
+        const size_t left = message_.size() - at_;
+        if (length > left) refuse(field.at, "a field of " + std::to_string(length) + " bytes in " + std::to_string(left));
         field.bytes = take(length);
         break;
       }
@@ -83,7 +84,8 @@ class WireReader {
 };
 
 void expect(const WireReader& reader, const Field& field, Wire wire, const char* name) {
-  if (field.wire != wire) reader.refuse(field.at, std::string(name) + " has wire type " + std::to_string(static_cast<uint32_t>(field.wire)));
+  const auto got = static_cast<uint32_t>(field.wire);
+  if (field.wire != wire) reader.refuse(field.at, std::string(name) + " has wire type " + std::to_string(got));
 }
 
 ModelPiece read_piece(const WireReader& outer, const Field& message, std::string_view file) {
@@ -110,12 +112,14 @@ ModelPiece read_piece(const WireReader& outer, const Field& message, std::string
   return piece;
 }
 
-/// The map is u32 trie bytes, the trie (a double array of 32-bit units), texts ending in NUL. The library follows the units without looking
-/// at their bounds: unit i leads to i ^ offset ^ label for any byte label, and a leaf holds an offset into the texts.
+/// The map is u32 trie bytes, the trie (a double array of 32-bit units), texts ending in NUL. The library follows the units without
+/// looking at their bounds: unit i leads to i ^ offset ^ label for any byte label, and a leaf holds an offset into the texts.
 void check_character_map(const WireReader& reader, const Field& field) {
   const std::string_view map = field.bytes;
   if (map.empty()) return;
-  if (map.size() > kMaxCharacterMapBytes) reader.refuse(field.at, "a character map of " + std::to_string(map.size()) + " bytes, limit 1 MiB");
+  if (map.size() > kMaxCharacterMapBytes) {
+    reader.refuse(field.at, "a character map of " + std::to_string(map.size()) + " bytes, limit 1 MiB");
+  }
   uint32_t trie_bytes = 0;
   if (map.size() > 4) std::memcpy(&trie_bytes, map.data(), 4);
   if (trie_bytes < 1024 || trie_bytes % 1024 != 0 || trie_bytes >= map.size() - 4 || map.back() != '\0') {
@@ -170,7 +174,7 @@ void walk_trainer(const WireReader& outer, const Field& message, std::string_vie
     if (field.number != 3) continue;
     expect(reader, field, Wire::varint, "model_type");
     if (field.integer != kUnigramKind && field.integer != kBpeKind) {
-      reader.refuse(field.at, "model type " + std::to_string(field.integer) + " (word and char models), only unigram and BPE are supported");
+      reader.refuse(field.at, "model type " + std::to_string(field.integer) + " (word and char models), supported are unigram and BPE");
     }
     summary.kind = static_cast<int64_t>(field.integer);
   }

@@ -91,18 +91,21 @@ void SpTokenizer::add_pieces(const ModelSummary& summary, std::string_view file)
   num_pieces_ = static_cast<int32_t>(summary.pieces.size());
   for (int32_t id = 0; id < num_pieces_; ++id) {
     const std::string text(summary.pieces[static_cast<size_t>(id)].text);
-    LONGLORA_CHECK(tokens_.add(text, id), data, "piece " + escape(text) + " stands twice", std::string(file), "give an intact tokenizer.model");
+    LONGLORA_CHECK(tokens_.add(text, id), data, "piece " + escape(text) + " stands twice", std::string(file),
+                   "give an intact tokenizer.model");
   }
 }
 
 /// Control and unknown pieces are markers in the text; user-defined pieces are found by the library. tokenizer_config.json may add more.
-std::vector<AddedToken> SpTokenizer::matched_tokens(const ModelSummary& summary, const TokenizerPolicy& policy, std::string_view file) {
+std::vector<AddedToken> SpTokenizer::matched_tokens(const ModelSummary& summary, const TokenizerPolicy& policy,
+                                                    std::string_view file) {
   std::vector<AddedToken> tokens = policy.added_tokens;
   for (const AddedToken& token : tokens) {
     if (tokens_.id_of(token.content) == token.id) continue;
-    LONGLORA_CHECK(token.id >= num_pieces_ && tokens_.add(token.content, token.id), data,
-                   "added token " + escape(token.content) + " has id " + std::to_string(token.id) + ", which does not fit the model's pieces",
-                   std::string(file) + ", tokenizer_config.json", "correct added_tokens_decoder in tokenizer_config.json");
+    LONGLORA_CHECK(
+        token.id >= num_pieces_ && tokens_.add(token.content, token.id), data,
+        "added token " + escape(token.content) + " has id " + std::to_string(token.id) + ", which does not fit the model's pieces",
+        std::string(file) + ", tokenizer_config.json", "correct added_tokens_decoder in tokenizer_config.json");
   }
   for (int32_t id = 0; id < num_pieces_; ++id) {
     const ModelPiece& piece = summary.pieces[static_cast<size_t>(id)];

@@ -54,7 +54,9 @@ BpeModel::Merges read_merges(const JsonPlace& model, const Vocabulary& vocabular
     joined.assign(left).append(right);
     const auto id_of = [&](std::string_view text) {
       const auto id = vocabulary.id_of(text);
-      if (!id || text.empty()) merge.refuse("merge " + std::to_string(i) + " needs token " + escape(text) + ", which is not in the vocabulary");
+      if (!id || text.empty()) {
+        merge.refuse("merge " + std::to_string(i) + " needs token " + escape(text) + ", which is not in the vocabulary");
+      }
       return *id;
     };
     merges.push_back({id_of(left), id_of(right), id_of(joined)});
@@ -88,10 +90,9 @@ BpeOptions read_options(const JsonPlace& model, const Vocabulary& vocabulary) {
 void check_added_token(const JsonPlace& entry, const AddedToken& token, const Vocabulary& model, std::unordered_set<int32_t>& new_ids) {
   const auto id = model.id_of(token.content);
   if (id == token.id) return;
-  if (id) entry.refuse("added token " + escape(token.content) + " has id " + std::to_string(token.id) + ", the model has " + std::to_string(*id));
-  if (model.text_of(token.id) || !new_ids.insert(token.id).second) {
-    entry.refuse("added token " + escape(token.content) + " has id " + std::to_string(token.id) + ", which another token has");
-  }
+  const std::string claim = "added token " + escape(token.content) + " has id " + std::to_string(token.id);
+  if (id) entry.refuse(claim + ", the model has " + std::to_string(*id));
+  if (model.text_of(token.id) || !new_ids.insert(token.id).second) entry.refuse(claim + ", which another token has");
 }
 
 std::vector<AddedToken> read_added_tokens(const std::optional<JsonPlace>& list, const Vocabulary& model) {

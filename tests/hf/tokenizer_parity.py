@@ -22,8 +22,10 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 WORDS = ("the of and LongLoRA don't It's WE'LL I'M they'd y'all're context 4096 100,000 3.14 naïve Straße ΣΊΣΥΦΟΣ наука 言語 "
-         "ภาษา हिन्दी עברית العربية 한국어 🦙 👩‍👩‍👧 <s> </s> <unk> <|im_start|> <|im_end|> <|endoftext|> <0x0A> [INST] x=y; {} // --- ...").split(" ")
-SPACES = [" ", "  ", "   ", " " * 11, " " * 37, "\n", "\n\n", "\r\n", "\t", " \n", "\u00a0", "\u0085", "\u2028", "\u3000", "\u200b", "\u2581", "\ufeff", ""]
+         "ภาษา हिन्दी עברית العربية 한국어 🦙 👩‍👩‍👧 <s> </s> <unk> <|im_start|> <|im_end|> <|endoftext|> <0x0A> [INST] "
+         "x=y; {} // --- ...").split(" ")
+SPACES = [" ", "  ", "   ", " " * 11, " " * 37, "\n", "\n\n", "\r\n", "\t", " \n", "\u00a0", "\u0085", "\u2028", "\u3000", "\u200b", "\u2581",
+          "\ufeff", ""]
 
 
 def assigned_code_points():

@@ -68,7 +68,7 @@ int run(int argc, char** argv) {
   const std::string_view command = argc == 4 ? argv[1] : "";
   if (command == "encode") return encode(argv[2], {.parse_special = std::string_view(argv[3]) == "parsed"});
   if (command == "convert") return convert(argv[2], argv[3]);
-  fail(ErrorKind::usage, "expected encode FOLDER plain|parsed, or convert PARTS FOLDER", "command line", "see the top of tokenizer_probe.cpp");
+  fail(ErrorKind::usage, "expected encode FOLDER plain|parsed, or convert PARTS FOLDER", "command line", "see tokenizer_probe.cpp");
 }
 
 }  // namespace

@@ -108,7 +108,7 @@ TEST(Bpe, SpecialTokensNeverComeOutOfPlainText) {
   for (const char* token : {"a", "b", "ab", "aba"}) vocabulary.add(token, vocabulary.end_id());
   const BpeModel::Merges merges{{0, 1, 2}, {2, 0, 3}};
   EXPECT_EQ(encode(BpeModel(vocabulary, merges, {3}, {}), "abaab"), (std::vector<int32_t>{2, 0, 2}));
-  EXPECT_EQ(encode(BpeModel(vocabulary, merges, {2}, {}), "abaab"), (std::vector<int32_t>{3, 0, 1}));   // inside a longer token it may stand
+  EXPECT_EQ(encode(BpeModel(vocabulary, merges, {2}, {}), "abaab"), (std::vector<int32_t>{3, 0, 1}));  // inside a longer token it may stand
   EXPECT_EQ(encode(BpeModel(vocabulary, merges, {2, 3}, {.ignore_merges = true}), "aba"), (std::vector<int32_t>{0, 1, 0}));
 }
 

@@ -29,12 +29,15 @@ TokenizerParts byte_level_parts(const std::string& pre) {
 
 TEST(GgufFiles, PreTokenizersByName) {
   const std::string text = "ab 12ab ab<user>";
-  const auto ids = [&](const std::string& pre) { return load_files(tokenizer_files_from_gguf(byte_level_parts(pre), 10, 64))->encode(text); };
+  const auto ids = [&](const std::string& pre) {
+    return load_files(tokenizer_files_from_gguf(byte_level_parts(pre), 10, 64))->encode(text);
+  };
   EXPECT_EQ(ids("smollm"), (Ids{7, 6, 4, 5, 7, 6, 7, 1}));    // digits one by one
   EXPECT_EQ(ids("gpt-2"), (Ids{7, 6, 8, 7, 6, 7, 1}));
   EXPECT_EQ(ids("llama-bpe"), (Ids{7, 6, 8, 7, 9, 1}));       // ignore_merges: a word that is a token
   EXPECT_EQ(error_of([&] { ids("qwen2"); }),
-            "pre-tokenizer qwen2 is not supported, only smollm, llama-bpe, gpt-2 (tokenizer.ggml.pre); give a GGUF file with an intact tokenizer");
+            "pre-tokenizer qwen2 is not supported, only smollm, llama-bpe, gpt-2 (tokenizer.ggml.pre); give a GGUF file with an intact "
+            "tokenizer");
 }
 
 TEST(GgufFiles, PolicyAndTemplateAreKept) {

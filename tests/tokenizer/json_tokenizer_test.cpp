@@ -63,11 +63,12 @@ TEST(JsonTokenizer, NormalizedAddedTokensAreSearchedInNormalForm) {
 }
 
 TEST(JsonTokenizer, MetaspaceFirstLooksAtTheDocumentsStart) {
-  const auto tokenizer = load_text(JsonParts{.added = R"([{"id":9,"content":"<s>","special":true,"normalized":false}])",
-                                             .pre_tokenizer = R"({"type":"Metaspace","replacement":"▁","prepend_scheme":"first","split":false})",
-                                             .vocab = vocab_of({"a", "▁", "▁a"}),
-                                             .merges = R"(["▁ a"])"}
-                                       .text());
+  const auto tokenizer =
+      load_text(JsonParts{.added = R"([{"id":9,"content":"<s>","special":true,"normalized":false}])",
+                          .pre_tokenizer = R"({"type":"Metaspace","replacement":"▁","prepend_scheme":"first","split":false})",
+                          .vocab = vocab_of({"a", "▁", "▁a"}),
+                          .merges = R"(["▁ a"])"}
+                    .text());
   EXPECT_EQ(tokenizer->encode("aa<s>aa", {.parse_special = true}), (Ids{2, 0, 9, 0, 0}));
   EXPECT_EQ(tokenizer->encode("<s>a a", {.parse_special = true}), (Ids{9, 0, 2}));
 }

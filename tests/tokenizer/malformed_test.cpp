@@ -131,8 +131,10 @@ std::vector<Case> template_cases() {
       {around(single("[" + kSpecialB + "," + kSequenceA + "]")), "special token 'B' is not among special_tokens"},
       {around(single("[" + kSpecialB + "," + kSequenceA + "]", R"({"B":{"ids":[1,2]}})")), "a special token of 2 ids, expected one"},
       {around(single("[" + kSpecialB + "," + kSpecialB + "," + kSequenceA + "]", R"({"B":{"ids":[1]}})")), "more than one special token"},
-      {around(single("[" + kSpecialB + "," + kSequenceA + "]", R"({"B":{"ids":[77]}})")), "post_processor adds token 77, which does not exist"},
-      {around(steps("Sequence", "processors", single("[" + kSpecialB + "," + kSequenceA + "]", R"({"B":{"ids":[1]}})") + "," + single("[" + kSequenceA + "]"))),
+      {around(single("[" + kSpecialB + "," + kSequenceA + "]", R"({"B":{"ids":[77]}})")),
+       "post_processor adds token 77, which does not exist"},
+      {around(steps("Sequence", "processors",
+                    single("[" + kSpecialB + "," + kSequenceA + "]", R"({"B":{"ids":[1]}})") + "," + single("[" + kSequenceA + "]"))),
        "more than one TemplateProcessing"},
   };
 }
@@ -152,7 +154,8 @@ TEST(Malformed, EveryBrokenRuleIsNamed) {
 
 TEST(Malformed, PlacesHaveLineAndColumn) {
   TempDir dir;
-  dir.write("tokenizer.json", "{\n \"model\": {\"type\": \"BPE\", \"vocab\": {\"a\": 0}, \"merges\": []},\n \"normalizer\": {\"type\": \"NFKC\"}\n}");
+  dir.write("tokenizer.json",
+            "{\n \"model\": {\"type\": \"BPE\", \"vocab\": {\"a\": 0}, \"merges\": []},\n \"normalizer\": {\"type\": \"NFKC\"}\n}");
   EXPECT_EQ(thrown_by([&] { load_tokenizer(dir.path()); })->where, (dir / "tokenizer.json").string() + ":3:25: normalizer.type");
 }
 
@@ -177,20 +180,21 @@ TEST(Malformed, ConfigsAreCheckedToo) {
 }
 
 TEST(Malformed, NoFlippedByteDoesMoreThanFail) {
-  const std::string good = JsonParts{.added = added(R"("id":9,"content":"<s>","special":true,"lstrip":true)"),
-                                     .normalizer = R"({"type":"Prepend","prepend":"a"})",
-                                     .pre_tokenizer = R"({"type":"Split","pattern":{"Regex":"\\s+(?!\\S)|[a-z]{1,3}"},"behavior":"Isolated"})"}
-                               .text();
+  const std::string good =
+      JsonParts{.added = added(R"("id":9,"content":"<s>","special":true,"lstrip":true)"),
+                .normalizer = R"({"type":"Prepend","prepend":"a"})",
+                .pre_tokenizer = R"({"type":"Split","pattern":{"Regex":"\\s+(?!\\S)|[a-z]{1,3}"},"behavior":"Isolated"})"}
+          .text();
   std::mt19937 random(17);
   size_t refused = 0;
-  for (int i = 0; i < 2000; ++i) {
+  for (int i = 0; i < 500; ++i) {
     std::string bad = good;
     bad[random() % bad.size()] = static_cast<char>(32 + random() % 95);
     const auto error = thrown_by([&] { load_text(bad)->encode("abc ab\u00e9 <s>", {.parse_special = true}); });
     refused += error.has_value();
     if (error) EXPECT_EQ(error->kind, ErrorKind::data) << bad << error->what();
   }
-  EXPECT_GT(refused, 1000u);
+  EXPECT_GT(refused, 250u);
 }
 
 }  // namespace

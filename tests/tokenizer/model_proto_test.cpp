@@ -114,7 +114,7 @@ TEST(ModelProto, EveryTruncationAndManyFlipsEndInAnErrorOrAModel) {
   }
   EXPECT_GT(refused, 200u);
   std::mt19937 random(5);
-  for (int i = 0; i < 400; ++i) {
+  for (int i = 0; i < 200; ++i) {
     std::string bad = good;
     for (int flips = 1 + i % 3; flips > 0; --flips) bad[random() % bad.size()] ^= static_cast<char>(1 << random() % 8);
     if (i % 2) bad[good.size() - 1 - random() % 120] = static_cast<char>(random());   // the specs stand at the end

@@ -22,7 +22,8 @@ std::vector<std::string> matches(std::string_view pattern, std::string_view text
 using Texts = std::vector<std::string>;
 
 TEST(Pattern, WhiteSpaceIsUnicodes) {
-  for (const char* space : {"\t", "\v", "\f", " ", "\u0085", "\u00A0", "\u1680", "\u2000", "\u200A", "\u2028", "\u2029", "\u202F", "\u205F", "\u3000"}) {
+  for (const char* space :
+       {"\t", "\v", "\f", " ", "\u0085", "\u00A0", "\u1680", "\u2000", "\u200A", "\u2028", "\u2029", "\u202F", "\u205F", "\u3000"}) {
     EXPECT_EQ(matches("\\s", space).size(), 1u) << escape(space);
     EXPECT_EQ(matches("[\\s]", space).size(), 1u);
     EXPECT_EQ(matches("\\S", space).size(), 0u);
@@ -38,7 +39,8 @@ TEST(Pattern, WhiteSpaceIsUnicodes) {
 }
 
 TEST(Pattern, WordCharactersHoldMarksButNoSymbols) {
-  for (const char* word : {"a", "_", "7", "\u0301", "\u24B6", "\u203F", "\u2160", "\u0E31"}) EXPECT_EQ(matches("\\w", word).size(), 1u) << word;
+  for (const char* word : {"a", "_", "7", "\u0301", "\u24B6", "\u203F", "\u2160", "\u0E31"})
+    EXPECT_EQ(matches("\\w", word).size(), 1u) << word;
   for (const char* other : {"-", " ", "\u00B2", "\u20AC", "\U0001F999"}) EXPECT_EQ(matches("\\w", other).size(), 0u) << other;
   EXPECT_EQ(matches("\\W", "a-b"), Texts{"-"});
 }

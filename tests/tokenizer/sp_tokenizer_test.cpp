@@ -62,9 +62,11 @@ TEST(SpTokenizer, DecodesTextAndMarkers) {
 
 TEST(SpTokenizer, RefusesConfigsThatDoNotFit) {
   const std::string model = SmallModel(kPieces).bytes();
-  EXPECT_NE(error_of([&] { load_model(model, R"({"bos_token":"<nope>"})"); }).find("bos_token <nope> is not in the vocabulary"), std::string::npos);
-  EXPECT_NE(error_of([&] { load_model(model, R"({"added_tokens_decoder":{"5":{"content":"zz"}}})"); }).find("does not fit the model's pieces"),
+  EXPECT_NE(error_of([&] { load_model(model, R"({"bos_token":"<nope>"})"); }).find("bos_token <nope> is not in the vocabulary"),
             std::string::npos);
+  EXPECT_NE(
+      error_of([&] { load_model(model, R"({"added_tokens_decoder":{"5":{"content":"zz"}}})"); }).find("does not fit the model's pieces"),
+      std::string::npos);
   EXPECT_NE(error_of([&] { load_model(model, R"({"added_tokens_decoder":{"x":{"content":"zz"}}})"); }).find("key 'x' is no token id"),
             std::string::npos);
 }

@@ -26,7 +26,8 @@ std::string decoded(const std::string& json, const Texts& texts) { return run_de
 
 TEST(Normalizer, PrependsAndReplaces) {
   EXPECT_EQ(normal("null", "a b"), "a b");
-  const std::string llama = R"({"type":"Sequence","normalizers":[{"type":"Prepend","prepend":"▁"},{"type":"Replace","pattern":{"String":" "},"content":"▁"}]})";
+  const std::string llama =
+      R"({"type":"Sequence","normalizers":[{"type":"Prepend","prepend":"▁"},{"type":"Replace","pattern":{"String":" "},"content":"▁"}]})";
   EXPECT_EQ(normal(llama, " a b"), "▁▁a▁b");
   EXPECT_EQ(normal(llama, ""), "");
 }
@@ -72,9 +73,11 @@ TEST(PreTokenizer, MetaspaceSchemes) {
 }
 
 TEST(PreTokenizer, SequencesRunInOrder) {
-  EXPECT_EQ(words(R"({"type":"Sequence","pretokenizers":[{"type":"Digits","individual_digits":true},{"type":"ByteLevel","add_prefix_space":false}]})",
-                  "ab 12 c"),
-            (Texts{"ab", "\u0120", "1", "2", "\u0120c"}));
+  EXPECT_EQ(
+      words(
+          R"({"type":"Sequence","pretokenizers":[{"type":"Digits","individual_digits":true},{"type":"ByteLevel","add_prefix_space":false}]})",
+          "ab 12 c"),
+      (Texts{"ab", "\u0120", "1", "2", "\u0120c"}));
 }
 
 TEST(Decoder, EachStep) {
@@ -87,7 +90,8 @@ TEST(Decoder, EachStep) {
   EXPECT_EQ(decoded(R"({"type":"Replace","pattern":{"String":"▁"},"content":" "})", {"▁a▁", "b"}), " a b");
   EXPECT_EQ(decoded(R"({"type":"Metaspace","replacement":"▁","prepend_scheme":"always"})", {"▁a", "▁b"}), "a b");
   EXPECT_EQ(decoded(R"({"type":"Metaspace","replacement":"▁","prepend_scheme":"never"})", {"▁a", "▁b"}), " a b");
-  EXPECT_EQ(decoded(R"({"type":"Sequence","decoders":[{"type":"Fuse"},{"type":"Strip","content":" ","start":1,"stop":0}]})", {" ", " a"}), " a");
+  EXPECT_EQ(decoded(R"({"type":"Sequence","decoders":[{"type":"Fuse"},{"type":"Strip","content":" ","start":1,"stop":0}]})", {" ", " a"}),
+            " a");
 }
 
 TEST(PostProcessor, TellsWhatStandsAroundTheText) {
