@@ -8,6 +8,8 @@ endif()
 
 add_library(torch_cpu_only INTERFACE)
 target_include_directories(torch_cpu_only SYSTEM INTERFACE ${LONGLORA_TORCH}/include)
+# the wheel brings its own fmt headers, which win over the distribution's in files that see tensors; its library is not exported
+target_compile_definitions(torch_cpu_only INTERFACE FMT_HEADER_ONLY=1)
 target_link_libraries(torch_cpu_only INTERFACE
   ${LONGLORA_TORCH}/lib/libtorch_cpu.so ${LONGLORA_TORCH}/lib/libc10.so ${LONGLORA_TORCH}/lib/libgomp.so.1)
 # at::parallel_for is an inline OpenMP region: without the flag it runs on one thread, silently. One libgomp in the process: LibTorch's.
