@@ -136,7 +136,7 @@ Digest Dataset::digest() const {
   hash.update("longlora-data-1").update_value(o.sequence_length).update_value(o.eos.value_or(-1)).update_value(static_cast<uint8_t>(o.data.packing));
   hash.update_value(uint8_t{o.data.document_mask}).update_value(uint64_t{state_->sources.size()});
   for (const State::Source& source : state_->sources) {
-    hash.update_value(source.entry.weight.value_or(0)).update_value(source.opened.tokens->content_digest());
+    hash.update_value(source.entry.weight.value_or(0)).update_value(source.opened.content);
     hash.update_value(uint64_t{source.opened.identities.size()});
     for (const SourceIdentity& identity : source.opened.identities) hash.update_value(identity.bytes).update_value(identity.digest);
   }

@@ -4,6 +4,7 @@
 
 #include "longlora/core/clock.h"
 #include "longlora/core/error.h"
+#include "longlora/core/files.h"
 #include "longlora/core/log.h"
 #include "longlora/core/text.h"
 #include "longlora/data/tokenize.h"
@@ -91,8 +92,11 @@ OpenedSource open_source(const DataEntry& entry, const DatasetOptions& options, 
   OpenedSource opened;
   std::vector<JoinedSource::Part> parts;
   std::vector<fs::path> pending_text;
+  Sha256 content;
   const auto flush_text = [&] {
-    if (!pending_text.empty()) parts.push_back(tokenise(pending_text, entry, options, cache_folder, opened));
+    if (pending_text.empty()) return;
+    parts.push_back(tokenise(pending_text, entry, options, cache_folder, opened));
+    content.update_value(parts.back().tokens->key().value());
     pending_text.clear();
   };
   for (const fs::path& file : list_inputs(entry.path)) {
@@ -104,10 +108,12 @@ OpenedSource open_source(const DataEntry& entry, const DatasetOptions& options, 
     }
     flush_text();
     parts.push_back({open_tokens(file, format, options), file.string()});
-    opened.identities.push_back(
-        {.path = file.string(), .bytes = fs::file_size(file), .digest = parts.back().tokens->content_digest()});
+    const Digest digest = parts.back().tokens->content_digest();
+    content.update_value(digest);
+    opened.identities.push_back({.path = file.string(), .bytes = InputFile(file).size(), .digest = digest});
   }
   flush_text();
+  opened.content = content.finish();
   opened.tokens = std::make_unique<JoinedSource>(std::move(parts));
   check_ids(*opened.tokens, options.vocab_size);
   return opened;

@@ -12,6 +12,7 @@ namespace longlora {
 struct OpenedSource {
   std::unique_ptr<JoinedSource> tokens;
   std::vector<SourceIdentity> identities;      // of all files, in order
+  Digest content{};                            // of the stream: keys of what was tokenised, digests of token files; names are no part of it
   std::string formats;                         // "text", "text+tokens"
   uint64_t empty_records = 0;
   bool tokenised_now = false, from_cache = false;
