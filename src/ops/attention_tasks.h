@@ -1,0 +1,23 @@
+#pragma once
+// Tasks on the process pool: which tasks exist depends on the layout only, which thread runs one does not matter.
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+
+namespace longlora::attention {
+
+/// task(i) for every i in [0, count), lowest first, each once; a thread that is done takes the next (tasks differ in length).
+template <class Task>
+void run_tasks(int64_t count, Task&& task) {
+  std::atomic<int64_t> next{0};
+  const int64_t workers = std::min<int64_t>(at::get_num_threads(), count);
+  at::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t worker = begin; worker < end; ++worker) {
+      for (int64_t i = next++; i < count; i = next++) task(i);
+    }
+  });
+}
+
+}  // namespace longlora::attention
