@@ -14,7 +14,8 @@ esac
 if [ "$preset" = cpu ] && command -v nvcc >/dev/null; then
   echo "[build] nvcc found: this version has no CUDA kernels yet, building for the CPU"
 fi
-# the precompiled header has no time stamps that matter
+# the precompiled header has no time stamps that matter; paths below the tree do not either, so that every clone shares one cache
+export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1
 export CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime
 log=$(mktemp)
 cmake --preset "$preset" >/tmp/longlora-cmake.$$ 2>&1 || { cat /tmp/longlora-cmake.$$ >&2; rm -f /tmp/longlora-cmake.$$; exit 1; }
