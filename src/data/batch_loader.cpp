@@ -103,8 +103,8 @@ struct BatchLoader::State {
   }
 };
 
-BatchLoader::BatchLoader(const Dataset& dataset, Sampler sampler, int64_t global_batch, int64_t micro_batch, int64_t first_shard, int64_t num_shards,
-                         int64_t prefetch) {
+BatchLoader::BatchLoader(const Dataset& dataset, Sampler sampler, int64_t global_batch, int64_t micro_batch, int64_t first_shard,
+                         int64_t num_shards, int64_t prefetch) {
   LONGLORA_INVARIANT(micro_batch > 0 && global_batch % micro_batch == 0 && prefetch >= 0);
   LONGLORA_INVARIANT(first_shard >= 0 && num_shards > 0 && (first_shard + num_shards) * micro_batch <= global_batch);
   state_.reset(new State{.dataset = dataset, .sampler = std::move(sampler), .global_batch = global_batch, .micro_batch = micro_batch,

@@ -41,16 +41,19 @@ void refuse(bool asked, std::string_view what, std::string_view key, std::string
 void check_supported(const TrainConfig::Data& data) {
   refuse(data.packing == PackingKind::pad, "packing 'pad'", "data.packing", "use concat");
   refuse(data.packing == PackingKind::pack, "packing 'pack'", "data.packing", "use concat");
-  refuse(data.template_name != "none", fmt::format("template '{}'", escape(data.template_name, 40)), "data.template", "use none (documents)");
+  refuse(data.template_name != "none", fmt::format("template '{}'", escape(data.template_name, 40)), "data.template",
+         "use none (documents)");
   refuse(!data.system_prompt.empty(), "a system prompt", "data.system_prompt", "leave it out");
-  refuse(data.on_bad_row == BadRowAction::skip, "skipping bad records", "data.on_bad_row", "use stop, and correct the records that it names");
+  refuse(data.on_bad_row == BadRowAction::skip, "skipping bad records", "data.on_bad_row",
+         "use stop, and correct the records that it names");
   refuse(data.allow_append, "data that grew since the checkpoint", "data.allow_append", "use false");
 }
 
 void check_weights(const std::vector<DataEntry>& entries) {
   const auto weighted = std::count_if(entries.begin(), entries.end(), [](const DataEntry& e) { return e.weight.has_value(); });
   LONGLORA_CHECK(weighted == 0 || static_cast<size_t>(weighted) == entries.size(), config,
-                 fmt::format("{} of {} entries have a weight", weighted, entries.size()), "data.train", "give all entries a weight, or none");
+                 fmt::format("{} of {} entries have a weight", weighted, entries.size()), "data.train",
+                 "give all entries a weight, or none");
 }
 
 /// Rows without targets: a fault of the data, unless it is a single one (the rest of a cut) or at most 1 %.
@@ -58,7 +61,8 @@ void check_removed(const JoinedSource& tokens, const ConcatRows& rows, int64_t t
   const size_t removed = rows.removed().size();
   if (rows.size() > 0 && (removed <= 1 || removed * 100 <= rows.num_cuts())) return;
   std::vector<std::string> places;
-  for (size_t i = 0; i < std::min<size_t>(removed, 5); ++i) places.push_back(tokens.place_of(rows.removed()[i] * static_cast<uint64_t>(tokens_per_row)));
+  for (size_t i = 0; i < std::min<size_t>(removed, 5); ++i)
+    places.push_back(tokens.place_of(rows.removed()[i] * static_cast<uint64_t>(tokens_per_row)));
   fail(ErrorKind::data, fmt::format("{} of {} rows have no token to predict (at most 1 % may)", removed, rows.num_cuts()), path,
        "check the documents named above: they hold nothing but an end token, or data.sequence_length is 1", places);
 }
@@ -86,7 +90,8 @@ Dataset::Dataset(const std::vector<DataEntry>& entries, const DatasetOptions& op
   DatasetOptions& own = state_->options;
   if (!own.eos && own.tokenizer && own.tokenizer->eos()) own.eos = *own.tokenizer->eos();
   LONGLORA_CHECK(!own.eos || (*own.eos >= 0 && *own.eos < own.vocab_size), config,
-                 fmt::format("end-of-text id {} is outside the model's vocabulary of {}", *own.eos, own.vocab_size), "data.eos", "set data.eos to an id of the model");
+                 fmt::format("end-of-text id {} is outside the model's vocabulary of {}", *own.eos, own.vocab_size), "data.eos",
+                 "set data.eos to an id of the model");
   const fs::path cache = own.cache_folder.empty() ? state_->temporary.create() : own.cache_folder;
   for (const DataEntry& entry : entries) {
     OpenedSource opened = open_source(entry, own, cache);
@@ -117,8 +122,10 @@ void Dataset::append_row(uint64_t source, uint64_t row, TokenBatch& batch) const
   // The last look before a kernel sees the ids: a file may have been rewritten since it was checked.
   const auto ids = std::span(batch.ids).last(static_cast<size_t>(width));
   const auto bad = std::find_if(ids.begin(), ids.end(), [v = state_->options.vocab_size](int32_t id) { return id < 0 || id >= v; });
-  LONGLORA_CHECK(bad == ids.end(), data, fmt::format("token id {} is outside the model's vocabulary of {}", *bad, state_->options.vocab_size),
-                 s.opened.tokens->place_of(first + static_cast<uint64_t>(bad - ids.begin())), "the file changed while it was read; start again with whole files");
+  LONGLORA_CHECK(bad == ids.end(), data,
+                 fmt::format("token id {} is outside the model's vocabulary of {}", *bad, state_->options.vocab_size),
+                 s.opened.tokens->place_of(first + static_cast<uint64_t>(bad - ids.begin())),
+                 "the file changed while it was read; start again with whole files");
 }
 
 const TokenSource& Dataset::tokens(uint64_t source) const { return *state_->sources.at(source).opened.tokens; }
@@ -133,7 +140,10 @@ std::vector<SourceIdentity> Dataset::identities() const {
 Digest Dataset::digest() const {
   const DatasetOptions& o = state_->options;
   Sha256 hash;
-  hash.update("longlora-data-1").update_value(o.sequence_length).update_value(o.eos.value_or(-1)).update_value(static_cast<uint8_t>(o.data.packing));
+  hash.update("longlora-data-1")
+      .update_value(o.sequence_length)
+      .update_value(o.eos.value_or(-1))
+      .update_value(static_cast<uint8_t>(o.data.packing));
   hash.update_value(uint8_t{o.data.document_mask}).update_value(uint64_t{state_->sources.size()});
   for (const State::Source& source : state_->sources) {
     hash.update_value(source.entry.weight.value_or(0)).update_value(source.opened.content);
@@ -147,9 +157,10 @@ std::vector<std::string> Dataset::summary() const {
   std::vector<std::string> lines;
   for (const State::Source& s : state_->sources) {
     const OpenedSource& o = s.opened;
-    std::string line = fmt::format("{}: {} file{} ({}), {} documents, {} tokens, {} rows of {}, {} tokens of padding", s.entry.path, o.identities.size(),
-                                   o.identities.size() == 1 ? "" : "s", o.formats, o.tokens->document_starts().size() - 1, o.tokens->num_tokens(), s.rows.size(),
-                                   state_->options.sequence_length, s.rows.padding());
+    std::string line =
+        fmt::format("{}: {} file{} ({}), {} documents, {} tokens, {} rows of {}, {} tokens of padding", s.entry.path, o.identities.size(),
+                    o.identities.size() == 1 ? "" : "s", o.formats, o.tokens->document_starts().size() - 1, o.tokens->num_tokens(),
+                    s.rows.size(), state_->options.sequence_length, s.rows.padding());
     if (s.entry.weight) line += fmt::format(", weight {}", *s.entry.weight);
     if (o.empty_records > 0) line += fmt::format(", {} empty records left out", o.empty_records);
     if (!s.rows.removed().empty()) line += fmt::format(", {} rows without targets left out", s.rows.removed().size());

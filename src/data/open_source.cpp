@@ -13,10 +13,17 @@ namespace longlora {
 namespace {
 
 TokenizeOptions tokenize_options(const DataEntry& entry, const DatasetOptions& options) {
-  TokenizeOptions result{.tokenizer = options.tokenizer, .eos = options.eos, .format = entry.format, .field = entry.field, .split = entry.split,
-                         .separator = entry.separator, .template_name = options.data.template_name,
-                         .max_record_bytes = static_cast<uint64_t>(options.data.max_record_bytes), .parse_special = options.data.parse_special_tokens,
-                         .threads = options.tokenize_threads, .force = true};     // the name is the key: a file that does not fit it is damaged
+  TokenizeOptions result{.tokenizer = options.tokenizer,
+                         .eos = options.eos,
+                         .format = entry.format,
+                         .field = entry.field,
+                         .split = entry.split,
+                         .separator = entry.separator,
+                         .template_name = options.data.template_name,
+                         .max_record_bytes = static_cast<uint64_t>(options.data.max_record_bytes),
+                         .parse_special = options.data.parse_special_tokens,
+                         .threads = options.tokenize_threads,
+                         .force = true};  // the name is the key: a file that does not fit it is damaged
   result.progress = [last = monotonic_seconds()](const TokenizeProgress& p) mutable {
     constexpr double kSecondsBetweenLines = 10;
     if (monotonic_seconds() - last < kSecondsBetweenLines) return;
@@ -27,8 +34,8 @@ TokenizeOptions tokenize_options(const DataEntry& entry, const DatasetOptions& o
 }
 
 /// Consecutive text files of an entry become one token file of the cache, named by what it was made from.
-JoinedSource::Part tokenise(const std::vector<fs::path>& files, const DataEntry& entry, const DatasetOptions& options, const fs::path& cache,
-                            OpenedSource& opened) {
+JoinedSource::Part tokenise(const std::vector<fs::path>& files, const DataEntry& entry, const DatasetOptions& options,
+                            const fs::path& cache, OpenedSource& opened) {
   std::vector<SourceIdentity> identities;
   for (const fs::path& file : files) identities.push_back(identify(file));
   const TokenizeOptions rules = tokenize_options(entry, options);
@@ -49,18 +56,18 @@ void check_tokenizer(const TokenSource& tokens, const DatasetOptions& options) {
     return;
   }
   LONGLORA_CHECK(tokens.vocab_size() <= options.vocab_size, config,
-                 fmt::format("made for a vocabulary of {}, the model has {}", tokens.vocab_size(), options.vocab_size), tokens.path().string(),
-                 "tokenise the text again with this model's tokenizer");
-  log_notice("{}: the model folder has no tokenizer; only vocabulary sizes were compared ({} in the file, {} in the model)", tokens.path().string(),
-             tokens.vocab_size(), options.vocab_size);
+                 fmt::format("made for a vocabulary of {}, the model has {}", tokens.vocab_size(), options.vocab_size),
+                 tokens.path().string(), "tokenise the text again with this model's tokenizer");
+  log_notice("{}: the model folder has no tokenizer; only vocabulary sizes were compared ({} in the file, {} in the model)",
+             tokens.path().string(), tokens.vocab_size(), options.vocab_size);
 }
 
 std::unique_ptr<TokenSource> open_tokens(const fs::path& file, InputFormat format, const DatasetOptions& options) {
   constexpr int64_t kUint16Ids = 65536;
   if (format == InputFormat::llmc) return open_llmc(file, options.eos);
   if (format == InputFormat::raw_uint16) {
-    LONGLORA_CHECK(options.vocab_size <= kUint16Ids, data, fmt::format("uint16 cannot hold this vocabulary of {}", options.vocab_size), file.string(),
-                   "use a token file (`longlora-train tokenize`)");
+    LONGLORA_CHECK(options.vocab_size <= kUint16Ids, data, fmt::format("uint16 cannot hold this vocabulary of {}", options.vocab_size),
+                   file.string(), "use a token file (`longlora-train tokenize`)");
     return open_raw_uint16(file);                 // one stream
   }
   auto tokens = open_token_file(file);

@@ -7,8 +7,8 @@
 
 namespace longlora {
 
-/// Calls `next` for piece after piece (caller's thread), `work(piece)` on up to `threads` threads, `consume(result)` in piece order (caller's
-/// thread). At most `threads` pieces are open. The first exception in piece order is rethrown after all threads have ended.
+/// Calls `next` for piece after piece (caller's thread), `work(piece)` on up to `threads` threads, `consume(result)` in piece order
+/// (caller's thread). At most `threads` pieces are open. The first exception in piece order is rethrown after all threads have ended.
 template <class Piece, class Work, class Consume>
 void ordered_parallel(int threads, const std::function<std::optional<Piece>()>& next, const Work& work, const Consume& consume) {
   using Result = std::invoke_result_t<Work, const Piece&>;

@@ -24,7 +24,8 @@ uint64_t text_begin(const InputFile& file) {
 std::string place_of(const InputFile& file, const RecordRange& range, std::string_view text, size_t offset) {
   const std::string_view before = text.substr(0, offset);
   const size_t line_begin = before.rfind('\n') == std::string_view::npos ? 0 : before.rfind('\n') + 1;
-  return fmt::format("{}:{}:{}", file.path().string(), range.line + std::count(before.begin(), before.end(), '\n'), offset - line_begin + 1);
+  return fmt::format("{}:{}:{}", file.path().string(), range.line + std::count(before.begin(), before.end(), '\n'),
+                     offset - line_begin + 1);
 }
 
 void check_text(const InputFile& file, const RecordRange& range, std::string_view text) {
@@ -47,7 +48,8 @@ std::string json_text(const InputFile& file, const RecordRange& range, std::stri
   if (record.has_instruction || record.has_conversations || record.has_messages)
     fail(ErrorKind::config, "fine-tuning records (instruction, conversations, messages) are not in this version", place,
          fmt::format("give documents in field '{}'", rules.field));
-  fail(ErrorKind::data, fmt::format("bad record: no field '{}'", escape(rules.field, 40)), place, "add the field, or name another in `field` of the data entry");
+  fail(ErrorKind::data, fmt::format("bad record: no field '{}'", escape(rules.field, 40)), place,
+       "add the field, or name another in `field` of the data entry");
 }
 
 }  // namespace

@@ -47,7 +47,8 @@ uint64_t permute(uint64_t seed, Purpose purpose, uint64_t epoch, uint64_t n, uin
 
 std::vector<uint32_t> mixture_slots(const std::vector<double>& weights) {
   for (const double w : weights)
-    LONGLORA_CHECK(std::isfinite(w) && w > 0, config, fmt::format("weight {} must be positive", w), "data.train", "give every entry a weight above 0");
+    LONGLORA_CHECK(std::isfinite(w) && w > 0, config, fmt::format("weight {} must be positive", w), "data.train",
+                   "give every entry a weight above 0");
   const double sum = std::accumulate(weights.begin(), weights.end(), 0.0);
   LONGLORA_CHECK(std::isfinite(sum), config, "the sum of the weights overflows", "data.train", "use smaller weights");
   std::vector<uint32_t> slots(weights.size());

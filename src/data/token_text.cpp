@@ -79,12 +79,14 @@ class PieceScanner {
   uint64_t documents_ = 0, reported_ = 0, empty_ = 0;
 };
 
-void append_document(std::string_view text, const std::string& place, const TokenizeOptions& options, const DocumentRules& rules, Encoded& out) {
+void append_document(std::string_view text, const std::string& place, const TokenizeOptions& options, const DocumentRules& rules,
+                     Encoded& out) {
   const std::vector<int32_t> ids = options.tokenizer->encode(text, rules.encode);
   for (size_t i = 0; i < ids.size(); ++i)
     LONGLORA_CHECK(ids[i] >= 0 && ids[i] < rules.vocab_size, data,
                    fmt::format("token id {} is outside the tokenizer's vocabulary of {}", ids[i], rules.vocab_size),
-                   fmt::format("{}, position {}", place, i + rules.bos.has_value()), "the tokenizer files of the model do not fit together");
+                   fmt::format("{}, position {}", place, i + rules.bos.has_value()),
+                   "the tokenizer files of the model do not fit together");
   if (rules.bos) out.ids.push_back(*rules.bos);
   out.ids.insert(out.ids.end(), ids.begin(), ids.end());
   out.ids.push_back(rules.eos);
@@ -110,7 +112,8 @@ RecordKind split_kind(const TokenizeOptions& options) {
   LONGLORA_CHECK(options.split == "separator", config, fmt::format("split '{}' is unknown", escape(options.split, 40)), "split",
                  "use file, blank_line or separator");
   LONGLORA_CHECK(!options.separator.empty() && options.separator.find('\n') == std::string::npos, config,
-                 "split: separator needs `separator`, one line of text", "separator", "give the literal line that stands between documents");
+                 "split: separator needs `separator`, one line of text", "separator",
+                 "give the literal line that stands between documents");
   return RecordKind::separator;
 }
 
@@ -120,20 +123,24 @@ DocumentRules document_rules(const TokenizeOptions& options) {
   const Tokenizer* tokenizer = options.tokenizer;
   LONGLORA_CHECK(tokenizer, config, "text needs a tokenizer, and the model folder has none", "model.path",
                  "add tokenizer.json or tokenizer.model, or give token files");
-  LONGLORA_CHECK(options.template_name == "none", config, fmt::format("template '{}' is not in this version", escape(options.template_name, 40)),
-                 "data.template", "use none (documents)");
+  LONGLORA_CHECK(options.template_name == "none", config,
+                 fmt::format("template '{}' is not in this version", escape(options.template_name, 40)), "data.template",
+                 "use none (documents)");
   LONGLORA_CHECK(options.eos || tokenizer->eos(), config, "neither the tokenizer nor config.json names an end-of-text token", "data.eos",
                  "set data.eos to the id that ends a document");
   DocumentRules rules;
-  rules.records = {.kind = split_kind(options), .separator = options.separator, .field = options.field, .max_record_bytes = options.max_record_bytes};
+  rules.records = {
+      .kind = split_kind(options), .separator = options.separator, .field = options.field, .max_record_bytes = options.max_record_bytes};
   rules.encode.parse_special = options.parse_special;
   rules.vocab_size = tokenizer->vocab_size();
   const int64_t eos = options.eos ? *options.eos : *tokenizer->eos();
-  LONGLORA_CHECK(eos >= 0 && eos < rules.vocab_size, config, fmt::format("end-of-text id {} is outside the vocabulary of {}", eos, rules.vocab_size),
-                 "data.eos", "set data.eos to an id of the tokenizer");
+  LONGLORA_CHECK(eos >= 0 && eos < rules.vocab_size, config,
+                 fmt::format("end-of-text id {} is outside the vocabulary of {}", eos, rules.vocab_size), "data.eos",
+                 "set data.eos to an id of the tokenizer");
   rules.eos = static_cast<int32_t>(eos);
   if (tokenizer->adds_bos()) {
-    LONGLORA_CHECK(tokenizer->bos(), data, "the tokenizer wants a BOS token but names none", "tokenizer_config.json", "add bos_token to it");
+    LONGLORA_CHECK(tokenizer->bos(), data, "the tokenizer wants a BOS token but names none", "tokenizer_config.json",
+                   "add bos_token to it");
     rules.bos = tokenizer->bos();
   }
   return rules;

@@ -182,7 +182,8 @@ class Job {
     }
     return fmt::format(
         "{{\"program\":\"longlora-train\",\"version\":{},\"num_sources\":{},\"sources\":[{}],\"template\":{},\"options\":{{\"field\":{},"
-        "\"split\":{},\"separator\":{},\"parse_special_tokens\":{}}},\"counts\":{{\"documents\":{},\"tokens\":{},\"targets\":{},\"empty\":{},"
+        "\"split\":{},\"separator\":{},\"parse_special_tokens\":{}}},\"counts\":{{\"documents\":{},\"tokens\":{},\"targets\":{},\"empty\":{"
+        "},"
         "\"truncated\":0,\"skipped\":0,\"removed\":0}},\"longest_document\":{}}}",
         json_quote(options_.program_version), identities_.size(), sources, json_quote(options_.template_name), json_quote(options_.field),
         json_quote(options_.split), json_quote(options_.separator), options_.parse_special, writer.num_documents(), writer.num_tokens(),

@@ -37,14 +37,16 @@ std::unique_ptr<TokenSource> open_llmc(const std::filesystem::path& path, std::o
   int32_t words[3];
   file.read(0, std::as_writable_bytes(std::span(words)));
   const LlmcKind* kind = kind_of(words[0], words[1]);
-  LONGLORA_CHECK(kind, data, fmt::format("header says magic {}, version {}; expected 20240520, 1 (uint16) or 20240801, 7 (uint32)", words[0], words[1]),
+  LONGLORA_CHECK(kind, data,
+                 fmt::format("header says magic {}, version {}; expected 20240520, 1 (uint16) or 20240801, 7 (uint32)", words[0], words[1]),
                  path.string(), "name the right format, or write the file again");
   LONGLORA_CHECK(words[2] > 0, data, fmt::format("header says {} tokens", words[2]), path.string(), "write the file again");
   const FlatTokens layout{.offset = kHeaderBytes, .count = static_cast<uint64_t>(words[2]), .id_bytes = kind->id_bytes};
   const uint64_t expected = kHeaderBytes + layout.count * layout.id_bytes;
-  LONGLORA_CHECK(file.size() == expected, data,
-                 fmt::format("{} bytes, but the header's {} tokens of {} bytes make {}", file.size(), layout.count, layout.id_bytes, expected),
-                 path.string(), "the file is cut or damaged; write it again");
+  LONGLORA_CHECK(
+      file.size() == expected, data,
+      fmt::format("{} bytes, but the header's {} tokens of {} bytes make {}", file.size(), layout.count, layout.id_bytes, expected),
+      path.string(), "the file is cut or damaged; write it again");
   return std::make_unique<FlatTokenSource>(std::move(file), layout, eos);
 }
 

@@ -31,7 +31,8 @@ class TokenFile : public TokenSource {
 
  private:
   void require(bool condition, const std::string& what) const {
-    if (!condition) [[unlikely]] fail(ErrorKind::data, what, file_.path().string(), "the file is damaged; make it again with `longlora-train tokenize`");
+    if (!condition) [[unlikely]]
+      fail(ErrorKind::data, what, file_.path().string(), "the file is damaged; make it again with `longlora-train tokenize`");
   }
   void check_header() const;
   void read_sections();
@@ -54,7 +55,8 @@ TokenFile::TokenFile(const std::filesystem::path& path) : file_(path) {
   file_.read(0, std::as_writable_bytes(std::span(&header_, 1)));
   check_header();
   sections_ = sections_of(header_);
-  require(sections_.file_bytes == file_.size(), fmt::format("the header's sections end at byte {}, the file at {}", sections_.file_bytes, file_.size()));
+  require(sections_.file_bytes == file_.size(),
+          fmt::format("the header's sections end at byte {}, the file at {}", sections_.file_bytes, file_.size()));
   layout_ = {.offset = sections_.tokens, .count = header_.tokens, .id_bytes = header_.token_bytes};
   read_sections();
   check_index();
@@ -67,9 +69,11 @@ void TokenFile::check_header() const {
   const TokenFileHeader& h = header_;
   require(std::memcmp(h.magic, kTokenFileMagic, sizeof(h.magic)) == 0, "no token file: it does not begin with LLTOKEN1");
   require(h.header_digest == header_digest_of(h), "the header does not match its own SHA-256");
-  require(h.version == 1 && h.header_bytes == sizeof(h), fmt::format("token file version {} with {} header bytes, expected 1 with 256", h.version, h.header_bytes));
+  require(h.version == 1 && h.header_bytes == sizeof(h),
+          fmt::format("token file version {} with {} header bytes, expected 1 with 256", h.version, h.header_bytes));
   require(h.vocab_size > 0 && h.vocab_size <= kMaxTokenVocabulary, fmt::format("vocabulary of {} ids", h.vocab_size));
-  require(h.token_bytes == (h.vocab_size <= 65536 ? 2u : 4u), fmt::format("{} bytes a token for a vocabulary of {}", h.token_bytes, h.vocab_size));
+  require(h.token_bytes == (h.vocab_size <= 65536 ? 2u : 4u),
+          fmt::format("{} bytes a token for a vocabulary of {}", h.token_bytes, h.vocab_size));
   require(h.flags <= kHasSpans, fmt::format("unknown flags {:#x}", h.flags));
   require(h.largest_id < h.vocab_size, fmt::format("largest id {} is outside the vocabulary of {}", h.largest_id, h.vocab_size));
   require(h.metadata_bytes <= kMaxMetadataBytes, fmt::format("{} bytes of metadata, at most 1 MiB is allowed", h.metadata_bytes));
@@ -108,7 +112,8 @@ void TokenFile::check_spans() const {
   uint64_t previous_end = 0;
   for (size_t i = 0; i < spans_.size(); ++i) {
     const TokenSpan s = spans_[i];
-    require(s.begin < s.end && s.begin >= previous_end && s.end <= header_.tokens, fmt::format("span {} is empty, unsorted or overlaps", i));
+    require(s.begin < s.end && s.begin >= previous_end && s.end <= header_.tokens,
+            fmt::format("span {} is empty, unsorted or overlaps", i));
     const uint64_t document_end = *std::upper_bound(starts_.begin(), starts_.end(), s.begin);
     require(s.end <= document_end, fmt::format("span {} crosses a document", i));
     previous_end = s.end;

@@ -88,7 +88,9 @@ FlatScan scan_flat_tokens(const InputFile& file, const FlatTokens& layout, uint6
 
 FlatTokenSource::FlatTokenSource(InputFile file, FlatTokens layout, std::optional<int64_t> eos)
     : file_(std::move(file)), layout_(layout), scan_(scan_flat_tokens(file_, layout_, 0, eos)) {
-  LONGLORA_CHECK(scan_.largest_id <= 0x7fffffffu, data, fmt::format("token id {} at token {} does not fit 31 bits", scan_.largest_id, scan_.largest_at), file_.path().string(), "check how the file was written");
+  LONGLORA_CHECK(scan_.largest_id <= 0x7fffffffu, data,
+                 fmt::format("token id {} at token {} does not fit 31 bits", scan_.largest_id, scan_.largest_at), file_.path().string(),
+                 "check how the file was written");
 }
 
 void FlatTokenSource::read(uint64_t first, std::span<int32_t> out) const { read_flat_ids(file_, layout_, first, out); }

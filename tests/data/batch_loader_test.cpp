@@ -18,7 +18,9 @@ constexpr int64_t kGlobalBatch = 8, kMicroBatch = 2, kShards = kGlobalBatch / kM
 
 void hash_batch(Sha256& hash, const TokenBatch& batch) {
   hash.update_value(batch.rows).update_value(batch.tokens).update_value(batch.targets).update_value(batch.padding);
-  hash.update(std::as_bytes(std::span(batch.ids))).update(std::as_bytes(std::span(batch.labels))).update(std::as_bytes(std::span(batch.global_rows)));
+  hash.update(std::as_bytes(std::span(batch.ids)))
+      .update(std::as_bytes(std::span(batch.labels)))
+      .update(std::as_bytes(std::span(batch.global_rows)));
   for (const auto& starts : batch.document_starts) hash.update(std::as_bytes(std::span(starts)));
 }
 
@@ -27,7 +29,8 @@ class RowStream : public testing::Test {
   RowStream() {
     std::mt19937 random(4);
     std::string lines;
-    for (int i = 0; i < 300; ++i) lines += "{\"text\":\"" + std::string(random() % 60, static_cast<char>('a' + i % 26)) + std::to_string(i) + "\"}\n";
+    for (int i = 0; i < 300; ++i)
+      lines += "{\"text\":\"" + std::string(random() % 60, static_cast<char>('a' + i % 26)) + std::to_string(i) + "\"}\n";
     dir_.write("a.jsonl", lines);
     dir_.write("b.txt", std::string(2000, 'q'));
   }
@@ -51,7 +54,8 @@ class RowStream : public testing::Test {
     std::vector<std::unique_ptr<BatchLoader>> loaders;
     const int64_t per_rank = kShards / ranks;
     for (int64_t r = 0; r < ranks; ++r)
-      loaders.push_back(std::make_unique<BatchLoader>(dataset, sampler(dataset), kGlobalBatch, kMicroBatch, r * per_rank, per_rank, prefetch));
+      loaders.push_back(
+          std::make_unique<BatchLoader>(dataset, sampler(dataset), kGlobalBatch, kMicroBatch, r * per_rank, per_rank, prefetch));
     Sha256 hash;
     for (int t = 0; t < steps; ++t)
       for (auto& loader : loaders)

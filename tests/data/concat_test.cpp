@@ -22,7 +22,9 @@ class Corpus : public TokenSource {
   uint64_t num_tokens() const override { return ids_.size(); }
   std::span<const uint64_t> document_starts() const override { return starts_; }
   std::span<const TokenSpan> target_spans() const override { return spans_; }
-  void read(uint64_t first, std::span<int32_t> out) const override { std::copy_n(ids_.begin() + static_cast<int64_t>(first), out.size(), out.begin()); }
+  void read(uint64_t first, std::span<int32_t> out) const override {
+    std::copy_n(ids_.begin() + static_cast<int64_t>(first), out.size(), out.begin());
+  }
   uint32_t vocab_size() const override { return 1000; }
   uint32_t largest_id() const override { return static_cast<uint32_t>(*std::max_element(ids_.begin(), ids_.end())); }
   Digest content_digest() const override { return {}; }
@@ -42,7 +44,8 @@ struct Row {
 };
 
 /// The definition, token by token: a row is T tokens of the joined stream; a label is the next token of the same document in the row.
-std::vector<Row> reference(const std::vector<std::vector<int32_t>>& documents, size_t T, int32_t padding, const std::vector<bool>* is_target = nullptr) {
+std::vector<Row> reference(const std::vector<std::vector<int32_t>>& documents, size_t T, int32_t padding,
+                           const std::vector<bool>* is_target = nullptr) {
   struct Token { int32_t id; size_t document; };
   std::vector<Token> stream;
   for (size_t d = 0; d < documents.size(); ++d)

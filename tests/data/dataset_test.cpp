@@ -75,7 +75,8 @@ TEST(Dataset, FilesOfAnEntryFormOneStream) {
   EXPECT_EQ(last.ids, (std::vector<int32_t>{257, 'g', 'h', 'i', 257, 257, 257}));
   EXPECT_EQ(last.labels, (std::vector<int32_t>{-100, 'h', 'i', 257, -100, -100, -100}));
   EXPECT_EQ(last.document_starts[0], (std::vector<int64_t>{0, 1, 5}));
-  EXPECT_EQ(dataset.summary().at(0), dir.path().string() + "/in: 3 files (text+jsonl), 3 documents, 12 tokens, 2 rows of 7, 2 tokens of padding, tokenised now");
+  EXPECT_EQ(dataset.summary().at(0),
+            dir.path().string() + "/in: 3 files (text+jsonl), 3 documents, 12 tokens, 2 rows of 7, 2 tokens of padding, tokenised now");
 }
 
 TEST(Dataset, TextAndTokenFilesMixInPathOrder) {
@@ -168,8 +169,9 @@ TEST(Dataset, IdsOutsideTheVocabularyNameFileDocumentAndPosition) {
     DatasetOptions options = options_for(&tokenizer, 16, 200);
     options.eos = 0;
     EXPECT_EQ(error_of([&] { Dataset({entry(dir / "x.tokens")}, options); }),
-              "token id 200 is outside the model's vocabulary of 200 (" + (dir / "x.tokens").string() + ": document " + std::to_string(bad_document) +
-                  ", position " + std::to_string(bad_position) + "); use data that was tokenised with this model's tokenizer");
+              "token id 200 is outside the model's vocabulary of 200 (" + (dir / "x.tokens").string() + ": document " +
+                  std::to_string(bad_document) + ", position " + std::to_string(bad_position) +
+                  "); use data that was tokenised with this model's tokenizer");
   }
 }
 
@@ -179,8 +181,9 @@ TEST(Dataset, AFileRewrittenWhileInUseIsFoundInTheBatch) {
   const Dataset dataset({entry(path, "raw_uint16")}, options_for(nullptr, 16, 1000));
   std::fstream(path, std::ios::in | std::ios::out | std::ios::binary).seekp(50 * 2).write("\xFF\xFF", 2);
   row_of(dataset, 0, 2);
-  EXPECT_EQ(error_of([&] { row_of(dataset, 0, 3); }), "token id 65535 is outside the model's vocabulary of 1000 (" + path.string() +
-                                                         ": document 0, position 50); the file changed while it was read; start again with whole files");
+  EXPECT_EQ(error_of([&] { row_of(dataset, 0, 3); }),
+            "token id 65535 is outside the model's vocabulary of 1000 (" + path.string() +
+                ": document 0, position 50); the file changed while it was read; start again with whole files");
   fs::resize_file(path, 60);
   EXPECT_EQ(kind_of([&] { row_of(dataset, 0, 2); }), ErrorKind::data);
 }
@@ -195,7 +198,8 @@ TEST(Dataset, TokensOfAnotherTokenizerAreRefused) {
   ASSERT_TRUE(error);
   EXPECT_EQ(error->kind, ErrorKind::config);
   EXPECT_NE(error->what_happened.find("made with tokenizer " + to_hex(other.digest()).substr(0, 12)), std::string::npos);
-  EXPECT_EQ(kind_of([&] { Dataset({entry(dir / "x.tokens")}, options_for(nullptr, 2, 258)); }), ErrorKind::config) << "no tokenizer: vocabularies are compared";
+  EXPECT_EQ(kind_of([&] { Dataset({entry(dir / "x.tokens")}, options_for(nullptr, 2, 258)); }), ErrorKind::config)
+      << "no tokenizer: vocabularies are compared";
   EXPECT_EQ(Dataset({entry(dir / "x.tokens")}, options_for(nullptr, 2, 259)).rows(0), 1u);
 }
 

@@ -10,7 +10,8 @@ namespace longlora {
 class FakeTokenizer : public Tokenizer {
  public:
   static constexpr int32_t kBos = 256, kEos = 257, kSpecial = 258;
-  explicit FakeTokenizer(bool adds_bos = false, int64_t vocab_size = 259, std::string_view name = "fake") : adds_bos_(adds_bos), vocab_size_(vocab_size) {
+  explicit FakeTokenizer(bool adds_bos = false, int64_t vocab_size = 259, std::string_view name = "fake")
+      : adds_bos_(adds_bos), vocab_size_(vocab_size) {
     digest_ = sha256(name);
   }
   std::vector<int32_t> encode(std::string_view text, const EncodeOptions& options = {}) const override {

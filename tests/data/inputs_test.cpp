@@ -17,7 +17,8 @@ std::vector<std::string> names(const TempDir& dir, const std::string& pattern) {
 
 TEST(ListInputs, FilesFoldersAndGlobsAreSortedBytewise) {
   TempDir dir;
-  for (const char* name : {"b.txt", "B.txt", "a10.txt", "a9.txt", "sub/z.md", "sub/deep/c.txt", ".hidden", ".git/x.txt", "odd[1].txt", "sub/\xC3\xA9.txt"})
+  for (const char* name :
+       {"b.txt", "B.txt", "a10.txt", "a9.txt", "sub/z.md", "sub/deep/c.txt", ".hidden", ".git/x.txt", "odd[1].txt", "sub/\xC3\xA9.txt"})
     dir.write(name, "x");
   using Names = std::vector<std::string>;
   EXPECT_EQ(names(dir, "b.txt"), Names{"b.txt"});
@@ -45,21 +46,28 @@ TEST(InputFormat, IsDecidedByExtensionThenByContent) {
   writer.add_document(std::vector<int32_t>{1});
   writer.finish("{}");
   const std::string llmc("\x88\xD8\x34\x01\x01\x00\x00\x00", 8);
-  const std::vector<std::pair<fs::path, InputFormat>> cases = {
-      {dir.write("a.txt", "{"), InputFormat::text}, {dir.write("a.md", ""), InputFormat::text}, {dir.write("a.jsonl", "x"), InputFormat::jsonl},
-      {dir.write("a.tokens", "x"), InputFormat::tokens}, {dir / "t.bin", InputFormat::tokens}, {dir.write("l.bin", llmc + std::string(2000, '\0')), InputFormat::llmc},
-      {dir.write("plain", "some text"), InputFormat::text}, {dir.write("lines", "\n {\"text\":\"a\"}\n"), InputFormat::jsonl},
-      {dir.write("one.json", "{\"text\":\"a\"}"), InputFormat::jsonl}, {dir.write("cut", std::string(4095, 'a') + "\xC3\xA9"), InputFormat::text}};
+  const std::vector<std::pair<fs::path, InputFormat>> cases = {{dir.write("a.txt", "{"), InputFormat::text},
+                                                               {dir.write("a.md", ""), InputFormat::text},
+                                                               {dir.write("a.jsonl", "x"), InputFormat::jsonl},
+                                                               {dir.write("a.tokens", "x"), InputFormat::tokens},
+                                                               {dir / "t.bin", InputFormat::tokens},
+                                                               {dir.write("l.bin", llmc + std::string(2000, '\0')), InputFormat::llmc},
+                                                               {dir.write("plain", "some text"), InputFormat::text},
+                                                               {dir.write("lines", "\n {\"text\":\"a\"}\n"), InputFormat::jsonl},
+                                                               {dir.write("one.json", "{\"text\":\"a\"}"), InputFormat::jsonl},
+                                                               {dir.write("cut", std::string(4095, 'a') + "\xC3\xA9"), InputFormat::text}};
   for (const auto& [path, format] : cases) EXPECT_EQ(name_of(input_format(path, "auto")), name_of(format)) << path;
   EXPECT_EQ(input_format(dir / "plain", "raw_uint16"), InputFormat::raw_uint16);
 }
 
 TEST(InputFormat, RawIdsAreNeverGuessed) {
   TempDir dir;
-  for (const auto& [name, content] : std::vector<std::pair<std::string, std::string>>{{"a.bin", "abcd"}, {"b", std::string("\x01\x00\x02\x00", 4)}, {"c", "\xFF\xFE"}}) {
+  for (const auto& [name, content] :
+       std::vector<std::pair<std::string, std::string>>{{"a.bin", "abcd"}, {"b", std::string("\x01\x00\x02\x00", 4)}, {"c", "\xFF\xFE"}}) {
     const fs::path path = dir.write(name, content);
-    EXPECT_EQ(error_of([&] { input_format(path, "auto"); }), "content is neither text nor a token file; headerless uint16 ids are never guessed (" +
-                                                                 path.string() + "); set `format: raw_uint16` on the data entry if that is what it is");
+    EXPECT_EQ(error_of([&] { input_format(path, "auto"); }),
+              "content is neither text nor a token file; headerless uint16 ids are never guessed (" + path.string() +
+                  "); set `format: raw_uint16` on the data entry if that is what it is");
   }
 }
 
@@ -72,7 +80,8 @@ TEST(InputFormat, LaterAndUnknownFormatsAreNamed) {
     EXPECT_EQ(error->kind, ErrorKind::config);
     EXPECT_EQ(error->what_happened, "format '" + std::string(format) + "' is not in this version");
   }
-  EXPECT_EQ(error_of([&] { input_format(path, "txt"); }), "format 'txt' is unknown (" + path.string() + "); use auto, text, jsonl, tokens, llmc or raw_uint16");
+  EXPECT_EQ(error_of([&] { input_format(path, "txt"); }),
+            "format 'txt' is unknown (" + path.string() + "); use auto, text, jsonl, tokens, llmc or raw_uint16");
   EXPECT_EQ(kind_of([&] { input_format(dir.write("a.json", " [{}]"), "auto"); }), ErrorKind::config);
   for (const fs::path& parquet : {dir.write("a.parquet", "x"), dir.write("b", "PAR1")}) {
     const auto error = thrown_by([&] { input_format(parquet, "auto"); });

@@ -46,9 +46,11 @@ TEST(Records, BlankLinesDivide) {
 TEST(Records, SeparatorLinesDivide) {
   TempDir dir;
   const RecordRules rules{.kind = RecordKind::separator, .separator = "<|end|>"};
-  const std::vector<std::pair<std::string, Strings>> cases = {
-      {"a\n<|end|>\nb\n", {"a", "b"}}, {"a\n\nb\n<|end|>\r\nc", {"a\n\nb", "c"}}, {"a <|end|>\n<|end|> \n<|end|>x", {"a <|end|>\n<|end|> \n<|end|>x"}},
-      {"<|end|>\n<|end|>\na", {"a"}}, {"<|end|>\n\n<|end|>\n", {}}};
+  const std::vector<std::pair<std::string, Strings>> cases = {{"a\n<|end|>\nb\n", {"a", "b"}},
+                                                              {"a\n\nb\n<|end|>\r\nc", {"a\n\nb", "c"}},
+                                                              {"a <|end|>\n<|end|> \n<|end|>x", {"a <|end|>\n<|end|> \n<|end|>x"}},
+                                                              {"<|end|>\n<|end|>\na", {"a"}},
+                                                              {"<|end|>\n\n<|end|>\n", {}}};
   for (const auto& [text, expected] : cases) EXPECT_EQ(records_of(dir.write("x", text), rules), expected) << text;
   uint64_t empty = 0;
   records_of(dir.write("x", "<|end|>\na\n<|end|>\n<|end|>\n"), rules, &empty);
@@ -58,7 +60,8 @@ TEST(Records, SeparatorLinesDivide) {
 TEST(Records, JsonLinesGiveTheField) {
   TempDir dir;
   const std::string text =
-      "{\"text\":\"one\"}\n\n  \t\r\n{\"id\": -1.5e+3, \"meta\": {\"a\":[1,true,null,{}]}, \"text\" : \"t\\u00e9\\n\\\"\\ud83e\\udd99\\/\"}\r\n{\"text\":\"last\"}";
+      "{\"text\":\"one\"}\n\n  \t\r\n{\"id\": -1.5e+3, \"meta\": {\"a\":[1,true,null,{}]}, \"text\" : "
+      "\"t\\u00e9\\n\\\"\\ud83e\\udd99\\/\"}\r\n{\"text\":\"last\"}";
   EXPECT_EQ(records_of(dir.write("x", text), {.kind = RecordKind::json_line}), (Strings{"one", "t\xC3\xA9\n\"\xF0\x9F\xA6\x99/", "last"}));
   EXPECT_EQ(records_of(dir.write("x", "{\"body\":\"b\",\"text\":3}"), {.kind = RecordKind::json_line, .field = "body"}), Strings{"b"});
 }
@@ -66,8 +69,10 @@ TEST(Records, JsonLinesGiveTheField) {
 TEST(Records, LinesAndRecordsLongerThanABlockAreWhole) {
   TempDir dir;
   const std::string big(700'000, 'x');
-  EXPECT_EQ(records_of(dir.write("x", "{\"text\":\"" + big + "\"}\n{\"text\":\"y\"}"), {.kind = RecordKind::json_line}), (Strings{big, "y"}));
-  EXPECT_EQ(records_of(dir.write("x", big + "\n" + big + "\n\n" + "z"), {.kind = RecordKind::blank_line}), (Strings{big + "\n" + big, "z"}));
+  EXPECT_EQ(records_of(dir.write("x", "{\"text\":\"" + big + "\"}\n{\"text\":\"y\"}"), {.kind = RecordKind::json_line}),
+            (Strings{big, "y"}));
+  EXPECT_EQ(records_of(dir.write("x", big + "\n" + big + "\n\n" + "z"), {.kind = RecordKind::blank_line}),
+            (Strings{big + "\n" + big, "z"}));
 }
 
 struct Bad { std::string content, where, message; };
@@ -85,9 +90,27 @@ void expect_bad(const std::vector<Bad>& cases, const RecordRules& rules) {
   }
 }
 
-const std::vector<std::string> kInvalidUtf8 = {
-    "\x80", "\xBF", "\xC0\x80", "\xC1\xBF", "\xE0\x80\x80", "\xE0\x9F\xBF", "\xED\xA0\x80", "\xED\xBF\xBF", "\xF0\x80\x80\x80", "\xF0\x8F\xBF\xBF",
-    "\xF4\x90\x80\x80", "\xF5\x80\x80\x80", "\xFE", "\xFF", "\xC2", "\xE2\x82", "\xF0\x9F\xA6", "\xC2 ", "\xE2\x28\xA1", "\xF0\x28\x8C\xBC", "\xFC\x80\x80\x80\x80\x80"};
+const std::vector<std::string> kInvalidUtf8 = {"\x80",
+                                               "\xBF",
+                                               "\xC0\x80",
+                                               "\xC1\xBF",
+                                               "\xE0\x80\x80",
+                                               "\xE0\x9F\xBF",
+                                               "\xED\xA0\x80",
+                                               "\xED\xBF\xBF",
+                                               "\xF0\x80\x80\x80",
+                                               "\xF0\x8F\xBF\xBF",
+                                               "\xF4\x90\x80\x80",
+                                               "\xF5\x80\x80\x80",
+                                               "\xFE",
+                                               "\xFF",
+                                               "\xC2",
+                                               "\xE2\x82",
+                                               "\xF0\x9F\xA6",
+                                               "\xC2 ",
+                                               "\xE2\x28\xA1",
+                                               "\xF0\x28\x8C\xBC",
+                                               "\xFC\x80\x80\x80\x80\x80"};
 
 TEST(MalformedText, InvalidUtf8AndNulAreFoundAtTheirByte) {
   std::vector<Bad> cases;
@@ -174,11 +197,13 @@ TEST(MalformedJson, EveryFaultIsFoundAtItsByte) {
   const auto nested = [](int depth) { return "{\"text\":\"a\",\"d\":" + std::string(depth, '[') + std::string(depth, ']') + "}"; };
   cases.push_back({nested(16), "1:32", "nested deeper than 16 levels"});
   cases.push_back({nested(100'000), "1:32", "nested deeper than 16 levels"});
-  for (const std::string& bytes : kInvalidUtf8) cases.push_back({"{\"text\":\"a\"}\n{\"text\":\"ab" + bytes + "\"}", "2:12", "is not valid UTF-8"});
+  for (const std::string& bytes : kInvalidUtf8)
+    cases.push_back({"{\"text\":\"a\"}\n{\"text\":\"ab" + bytes + "\"}", "2:12", "is not valid UTF-8"});
   cases.push_back({std::string("{\"text\":\"a\0\"}", 13), "1:11", "NUL byte"});
   // The same faults behind good lines, blank lines and a byte order mark: only the line number moves.
   const size_t single = cases.size();
-  for (size_t i = 0; i < 61; ++i) cases.push_back({"\xEF\xBB\xBF{\"text\":\"a\"}\r\n\n" + cases[i].content, "3:" + cases[i].where.substr(2), cases[i].message});
+  for (size_t i = 0; i < 61; ++i)
+    cases.push_back({"\xEF\xBB\xBF{\"text\":\"a\"}\r\n\n" + cases[i].content, "3:" + cases[i].where.substr(2), cases[i].message});
   EXPECT_EQ(single, 85u);
   EXPECT_EQ(cases.size(), 146u);
   expect_bad(cases, {.kind = RecordKind::json_line});
@@ -209,7 +234,8 @@ TEST(MalformedJson, TheOneBadLineOfManyIsNamed) {
     for (int i = 0; i < kLines; ++i) text += i == bad ? "{\"text\":7}\n" : "{\"text\":\"good line\"}\n";
     const fs::path path = dir.write("x", text);
     EXPECT_EQ(error_of([&] { records_of(path, {.kind = RecordKind::json_line}); }),
-              "bad record: expected a string in field 'text', got a number (" + path.string() + ":" + std::to_string(bad + 1) + ":9); correct the line");
+              "bad record: expected a string in field 'text', got a number (" + path.string() + ":" + std::to_string(bad + 1) +
+                  ":9); correct the line");
   }
 }
 

@@ -33,7 +33,8 @@ const Vector kVectors[] = {
 
 TEST(Permute, GivesTheCommittedVectors) {
   for (const Vector& v : kVectors)
-    for (size_t i = 0; i < v.index.size(); ++i) EXPECT_EQ(permute(v.seed, v.purpose, v.epoch, v.n, v.index[i]), v.value[i]) << v.n << " " << v.index[i];
+    for (size_t i = 0; i < v.index.size(); ++i)
+      EXPECT_EQ(permute(v.seed, v.purpose, v.epoch, v.n, v.index[i]), v.value[i]) << v.n << " " << v.index[i];
 }
 
 bool is_bijection(uint64_t seed, uint64_t epoch, uint64_t n) {
@@ -75,8 +76,9 @@ TEST(Permute, DiffersBySeedPurposeAndEpoch) {
     for (uint64_t i = 0; i < v.size(); ++i) v[i] = permute(seed, purpose, epoch, v.size(), i);
     return v;
   };
-  const std::set<std::vector<uint64_t>> orders = {order(1, Purpose::sampler_rows, 0), order(2, Purpose::sampler_rows, 0), order(1, Purpose::sampler_mix, 0),
-                                                  order(1, Purpose::sampler_rows, 1), order(uint64_t{1} << 32, Purpose::sampler_rows, 0)};
+  const std::set<std::vector<uint64_t>> orders = {order(1, Purpose::sampler_rows, 0), order(2, Purpose::sampler_rows, 0),
+                                                  order(1, Purpose::sampler_mix, 0), order(1, Purpose::sampler_rows, 1),
+                                                  order(uint64_t{1} << 32, Purpose::sampler_rows, 0)};
   EXPECT_EQ(orders.size(), 5u);
 }
 
@@ -117,7 +119,10 @@ TEST(Mixture, SlotsAreTheLargestRemainders) {
 }
 
 TEST(Mixture, WeightsTooSmallOrNotPositiveAreRefused) {
-  EXPECT_EQ(error_of([] { mixture_slots({1, 1e-6}); }), "weight 1e-06 of entry 1 is less than 1/4096 of all (data.train); raise it or remove the entry");
+  EXPECT_EQ(error_of([] {
+              mixture_slots({1, 1e-6});
+            }),
+            "weight 1e-06 of entry 1 is less than 1/4096 of all (data.train); raise it or remove the entry");
   for (const double bad : {0.0, -1.0, HUGE_VAL, static_cast<double>(NAN)})
     EXPECT_EQ(kind_of([&] { mixture_slots({1, bad}); }), ErrorKind::config) << bad;
 }

@@ -22,7 +22,8 @@ TokenizeOptions options_for(const Tokenizer& tokenizer) {
 
 TEST(Tokenize, DocumentsAreBosTextEos) {
   TempDir dir;
-  const std::vector<fs::path> inputs = {dir.write("a.txt", "one"), dir.write("b.jsonl", "{\"text\":\"two\"}\n{\"text\":\"\"}\n{\"text\":\"3\"}")};
+  const std::vector<fs::path> inputs = {dir.write("a.txt", "one"),
+                                        dir.write("b.jsonl", "{\"text\":\"two\"}\n{\"text\":\"\"}\n{\"text\":\"3\"}")};
   for (const bool bos : {false, true}) {
     const FakeTokenizer tokenizer(bos);
     const fs::path output = dir / (bos ? "bos.tokens" : "plain.tokens");
@@ -76,7 +77,8 @@ std::vector<fs::path> random_corpus(const TempDir& dir) {
   std::vector<fs::path> inputs;
   for (int f = 0; f < 4; ++f) {
     std::string content;
-    while (content.size() < 1'500'000) content += "{\"text\":\"" + std::string(random() % 9000, static_cast<char>('a' + random() % 26)) + "\"}\n";
+    while (content.size() < 1'500'000)
+      content += "{\"text\":\"" + std::string(random() % 9000, static_cast<char>('a' + random() % 26)) + "\"}\n";
     inputs.push_back(dir.write("in/" + std::to_string(f) + ".jsonl", content));
   }
   inputs.push_back(dir.write("in/z.txt", std::string(1'200'000, 'z')));
@@ -131,7 +133,8 @@ TEST(Tokenize, AnExistingOutputIsKeptRefusedOrReplaced) {
   EXPECT_EQ(again.tokens, 4u);
   EXPECT_EQ(tokenizer.num_encoded, encoded);
   dir.write("a.txt", "two!");
-  EXPECT_EQ(error_of([&] { tokenize_files(inputs, output, options); }), "the output exists and was made from other inputs or rules (" + output.string() +
+  EXPECT_EQ(error_of([&] { tokenize_files(inputs, output, options); }), "the output exists and was made from other inputs or rules (" +
+                                                                            output.string() +
                                                                             "); choose another --output, or replace it with --force");
   EXPECT_EQ(kind_of([&] { tokenize_files(inputs, output, options); }), ErrorKind::busy);
   options.force = true;
@@ -216,15 +219,18 @@ TEST(Tokenize, WhatItCannotDoIsRefusedByName) {
     change(options);
     return error_of([&] { tokenize_files({dir.write(input, "x")}, dir / "x.tokens", options); });
   };
-  EXPECT_EQ(error([](auto& o) { o.template_name = "llama2"; }), "template 'llama2' is not in this version (data.template); use none (documents)");
+  EXPECT_EQ(error([](auto& o) { o.template_name = "llama2"; }),
+            "template 'llama2' is not in this version (data.template); use none (documents)");
   EXPECT_EQ(error([](auto& o) { o.split = "line"; }), "split 'line' is unknown (split); use file, blank_line or separator");
   EXPECT_EQ(error([](auto& o) { o.split = "separator"; }),
             "split: separator needs `separator`, one line of text (separator); give the literal line that stands between documents");
-  EXPECT_EQ(error([](auto& o) { o.tokenizer = nullptr; }),
-            "text needs a tokenizer, and the model folder has none (model.path); add tokenizer.json or tokenizer.model, or give token files");
+  EXPECT_EQ(
+      error([](auto& o) { o.tokenizer = nullptr; }),
+      "text needs a tokenizer, and the model folder has none (model.path); add tokenizer.json or tokenizer.model, or give token files");
   EXPECT_EQ(error([](auto& o) { o.format = "raw_uint16"; }),
             "holds token ids already (raw_uint16) (" + (dir / "a.txt").string() + "); give it to `data.train` as it is");
-  EXPECT_EQ(kind_of([&] { tokenize_files({dir.write("e.txt", "")}, dir / "x.tokens", options_for(tokenizer)); }), ErrorKind::data) << "no document";
+  EXPECT_EQ(kind_of([&] { tokenize_files({dir.write("e.txt", "")}, dir / "x.tokens", options_for(tokenizer)); }), ErrorKind::data)
+      << "no document";
   EXPECT_FALSE(fs::exists(dir / "x.tokens"));
 }
 

@@ -45,12 +45,13 @@ TEST(Llmc, ReadsBothWidthsAndSplitsAfterEos) {
 TEST(Llmc, SizeAndHeaderMustFit) {
   TempDir dir;
   const std::string good = llmc_header(20240520, 1, 2) + raw<uint16_t>({1, 2});
-  for (const std::string& bad : {good.substr(0, 100), good.substr(0, good.size() - 1), good + "x", llmc_header(20240520, 7, 2) + raw<uint16_t>({1, 2}),
-                                 llmc_header(20240520, 1, -2), llmc_header(20240520, 1, 0), llmc_header(20240801, 7, 2) + raw<uint16_t>({1, 2})})
+  for (const std::string& bad :
+       {good.substr(0, 100), good.substr(0, good.size() - 1), good + "x", llmc_header(20240520, 7, 2) + raw<uint16_t>({1, 2}),
+        llmc_header(20240520, 1, -2), llmc_header(20240520, 1, 0), llmc_header(20240801, 7, 2) + raw<uint16_t>({1, 2})})
     EXPECT_EQ(kind_of([&] { open_llmc(dir.write("bad.bin", bad), 0); }), ErrorKind::data) << bad.size();
   const fs::path cut = dir.write("cut.bin", good.substr(0, good.size() - 1));
-  EXPECT_EQ(error_of([&] { open_llmc(cut, 0); }),
-            "1027 bytes, but the header's 2 tokens of 2 bytes make 1028 (" + cut.string() + "); the file is cut or damaged; write it again");
+  EXPECT_EQ(error_of([&] { open_llmc(cut, 0); }), "1027 bytes, but the header's 2 tokens of 2 bytes make 1028 (" + cut.string() +
+                                                      "); the file is cut or damaged; write it again");
 }
 
 TEST(Llmc, IdsBeyond31BitsAreNoIds) {

@@ -150,11 +150,13 @@ TEST(TokenFile, RulesHoldEvenWithRightDigests) {
       {with_header(bytes, [](auto& h) { h.flags = 3; }), "unknown flags 0x3"},
       {with_header(bytes, [](auto& h) { h.largest_id = 11; }), "largest id 11 is outside the vocabulary of 11"},
       {with_header(bytes, [](auto& h) { h.largest_id = 9; }), "largest id is 10 at token 10, the header says 9"},
-      {with_header(bytes, [](auto& h) { h.tokens = uint64_t{1} << 63; }), "9223372036854775808 x 2 does not fit in 64 bits (tokens of a token file)"},
+      {with_header(bytes, [](auto& h) { h.tokens = uint64_t{1} << 63; }),
+       "9223372036854775808 x 2 does not fit in 64 bits (tokens of a token file)"},
       {with_header(bytes, [](auto& h) { h.documents = ~uint64_t{0}; }), "documents"},
       {with_header(bytes, [](auto& h) { h.spans = uint64_t{1} << 60; }), "spans"},
       {with_header(bytes, [](auto& h) { h.index_offset = 384; }), "section offsets do not tile the file"},
-      {with_header(bytes, [](auto& h) { h.metadata_bytes = (uint64_t{1} << 20) + 1; }), "1048577 bytes of metadata, at most 1 MiB is allowed"},
+      {with_header(bytes, [](auto& h) { h.metadata_bytes = (uint64_t{1} << 20) + 1; }),
+       "1048577 bytes of metadata, at most 1 MiB is allowed"},
       {with_header(bytes, [](auto& h) { h.zero[5] = 1; }), "reserved header bytes are not zero"},
       {with_header(bytes, [](auto& h) { h.payload[0] ^= 1; }), "the content does not match its SHA-256"},
       {with_payload(bytes, put64(320, 1)), "the document index does not run from 0 to the number of tokens"},
@@ -222,8 +224,11 @@ TEST(TokenFileWriter, RefusesIdsOutsideTheVocabularyAndNoDocuments) {
   TokenFileWriter writer(dir / "x.tokens", 10, {}, {}, false);
   EXPECT_EQ(kind_of([&] { writer.finish("{}"); }), ErrorKind::data);
   writer.add_document(std::vector<int32_t>{1});
-  EXPECT_EQ(error_of([&] { writer.add_document(std::vector<int32_t>{3, 10}); }),
-            "token id 10 is outside the vocabulary of 10 (" + (dir / "x.tokens").string() + ": document 1, position 1); use the tokenizer of the model");
+  EXPECT_EQ(error_of([&] {
+              writer.add_document(std::vector<int32_t>{3, 10});
+            }),
+            "token id 10 is outside the vocabulary of 10 (" + (dir / "x.tokens").string() +
+                ": document 1, position 1); use the tokenizer of the model");
   EXPECT_EQ(kind_of([&] { writer.add_document(std::vector<int32_t>{-1}); }), ErrorKind::data);
 }
 

@@ -1,5 +1,6 @@
 #pragma once
-// From files to rows: reading (text, jsonl, token files, llm.c and raw uint16 .bin), tokenising with a cache, packing, batches ahead of need.
+// From files to rows: reading (text, jsonl, token files, llm.c and raw uint16 .bin), tokenising with a cache, packing, batches ahead of
+// need.
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -41,7 +42,8 @@ class Dataset {
   uint64_t num_sources() const;
   uint64_t rows(uint64_t source) const;
   std::vector<double> weights() const;                             // empty when none
-  /// Row `row` of `source` appended to `batch` (ids, labels, document starts, targets, padding; not global_rows); checks ids against the vocabulary (data, naming file, document, position).
+  /// Row `row` of `source` appended to `batch` (ids, labels, document starts, targets, padding; not global_rows); checks ids against the
+  /// vocabulary (data, naming file, document, position).
   void append_row(uint64_t source, uint64_t row, TokenBatch& batch) const;
   const TokenSource& tokens(uint64_t source) const;                // for evaluation windows
   std::vector<SourceIdentity> identities() const;
@@ -57,7 +59,8 @@ class Dataset {
 class BatchLoader {
  public:
   /// Rows [g, g + global_batch) of a step are cut into shards of micro_batch rows; `first_shard`, `num_shards` are this rank's.
-  BatchLoader(const Dataset&, Sampler, int64_t global_batch, int64_t micro_batch, int64_t first_shard, int64_t num_shards, int64_t prefetch);
+  BatchLoader(const Dataset&, Sampler, int64_t global_batch, int64_t micro_batch, int64_t first_shard, int64_t num_shards,
+              int64_t prefetch);
   ~BatchLoader();
   /// The shards of the step whose first row is `next_row` (prefetches the following steps). Waiting time is added to `wait_seconds`.
   std::vector<TokenBatch> step(uint64_t next_row);

@@ -41,7 +41,8 @@ class TokenSource {
 
 std::unique_ptr<TokenSource> open_token_file(const std::filesystem::path&);                                   // LLTOKEN1
 std::unique_ptr<TokenSource> open_llmc(const std::filesystem::path&, std::optional<int64_t> eos);
-std::unique_ptr<TokenSource> open_raw_uint16(const std::filesystem::path&, std::optional<int64_t> eos = {});  // one document, or split at eos
+std::unique_ptr<TokenSource> open_raw_uint16(const std::filesystem::path&,
+                                             std::optional<int64_t> eos = {});  // one document, or split at eos
 
 /// True when the file begins with the magic of our own format / with one of llm.c's two headers.
 bool looks_like_token_file(std::span<const std::byte> head);
