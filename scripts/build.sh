@@ -18,6 +18,6 @@ fi
 export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1
 export CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime
 log=$(mktemp)
-cmake --preset "$preset" >/tmp/longlora-cmake.$$ 2>&1 || { cat /tmp/longlora-cmake.$$ >&2; rm -f /tmp/longlora-cmake.$$; exit 1; }
-rm -f /tmp/longlora-cmake.$$
+trap 'rm -f "$log"' EXIT
+cmake --preset "$preset" >"$log" 2>&1 || { cat "$log" >&2; exit 1; }
 cmake --build --preset "$preset" -j "$(nproc)" ${*:+--target "$@"}
