@@ -11,16 +11,6 @@ namespace {
 
 constexpr uint64_t kMaxShardBytes = uint64_t{5} << 30;
 
-/// A model that started from config.json alone has no stored dtype but the one config.json names.
-std::optional<DType> export_dtype(const BaseModel& base) {
-  if (base.weights != nullptr) return std::nullopt;
-  const JsonValue json = parse_json(base.config.json, "config.json");
-  const JsonValue* name = json.find("torch_dtype");
-  if (name == nullptr) name = json.find("dtype");
-  if (name == nullptr || name->string() == nullptr) return DType::f32;
-  return *name->string() == "bfloat16" ? DType::bf16 : *name->string() == "float16" ? DType::f16 : DType::f32;
-}
-
 /// The old result is moved aside while the new one is written, so there is no moment without a complete one under some name.
 template <class F> void replace_folder(const std::filesystem::path& target, F&& write) {
   const std::filesystem::path aside = target.parent_path() / ("trash-" + target.filename().string() + "-" + process_nonce());
@@ -37,6 +27,15 @@ template <class F> void replace_folder(const std::filesystem::path& target, F&& 
 }
 
 }  // namespace
+
+std::optional<DType> export_dtype(const BaseModel& base) {
+  if (base.weights != nullptr) return std::nullopt;
+  const JsonValue json = parse_json(base.config.json, "config.json");
+  const JsonValue* name = json.find("torch_dtype");
+  if (name == nullptr) name = json.find("dtype");
+  if (name == nullptr || name->string() == nullptr) return DType::f32;
+  return *name->string() == "bfloat16" ? DType::bf16 : *name->string() == "float16" ? DType::f16 : DType::f32;
+}
 
 ExportContext export_context(const PreparedRun& run) {
   ExportContext context{.base = run.base.get(), .rope = run.plan.rope, .version = std::string(kVersion), .group = run.plan.group,

@@ -1,0 +1,74 @@
+// longlora-train doctor: what this machine and this build are, and whether they work.
+#include <fmt/format.h>
+#include <sys/resource.h>
+
+#include "apps/commands.h"
+#include "longlora/core/error.h"
+#include "longlora/core/files.h"
+#include "longlora/core/json.h"
+#include "longlora/core/text.h"
+#include "longlora/plan/memory_plan.h"
+#include "longlora/train/environment.h"
+#include "longlora/train/self_test.h"
+#include "longlora/train/version.h"
+
+namespace longlora::apps {
+namespace {
+
+struct Findings {
+  double product_gflops = 0;
+  int64_t host_budget = 0;
+  uint64_t free_disk = 0, open_files = 0;
+  SelfTest self_test;
+};
+
+Findings examine() {
+  rlimit files{};
+  ::getrlimit(RLIMIT_NOFILE, &files);
+  return {measure_product_rate(ComputeType::fp32) / 1e9, default_host_budget(), free_bytes("."), files.rlim_cur, attention_self_test()};
+}
+
+std::string as_json(const Findings& f) {
+  const CpuInfo& cpu = cpu_info();
+  return fmt::format("{{\"version\": {}, \"libtorch\": {}, \"cpu\": {}, \"cpu_capability\": {}, \"native_bf16\": {}, \"physical_cores\": {}, "
+                     "\"threads\": {}, \"gpus\": [], \"product_gflops_fp32\": {:.1f}, \"host_budget_bytes\": {}, \"free_disk_bytes\": {}, "
+                     "\"open_files\": {}, \"self_test\": {{\"passed\": {}, \"largest_error\": {}, \"tolerance\": {}}}}}\n",
+                     json_quote(kVersion), json_quote(fingerprint(ComputeType::fp32).at("libtorch")), json_quote(cpu.model),
+                     json_quote(cpu.capability), cpu.native_bf16, cpu.physical_cores, compute_threads(), f.product_gflops, f.host_budget,
+                     f.free_disk, f.open_files, f.self_test.passed, json_number(f.self_test.largest_error), json_number(f.self_test.tolerance));
+}
+
+std::string as_text(const Findings& f) {
+  const CpuInfo& cpu = cpu_info();
+  std::string text = version_text(false);
+  text += fmt::format("cpu        {} ({}), {} cores, bf16 products {}\n", cpu.model, cpu.capability, cpu.physical_cores,
+                      cpu.native_bf16 ? "native" : "not native: fp32 is used");
+  text += fmt::format("threads    {}\n", compute_threads());
+  text += "gpu        none: this build trains on the CPU\n";
+  text += fmt::format("products   {:.0f} GFLOP/s fp32\n", f.product_gflops);
+  text += fmt::format("memory     {} may be used by a run\n", human_bytes(static_cast<uint64_t>(f.host_budget)));
+  text += fmt::format("disk       {} free here\n", human_bytes(f.free_disk));
+  text += fmt::format("files      {} may be open\n", f.open_files);
+  text += fmt::format("self-test  attention {}: largest error {:.1e}, allowed {:.1e}\n", f.self_test.passed ? "passed" : "FAILED",
+                      f.self_test.largest_error, f.self_test.tolerance);
+  return text;
+}
+
+int doctor(bool json) {
+  const Findings findings = examine();
+  print_out(json ? as_json(findings) : as_text(findings));
+  LONGLORA_CHECK(findings.self_test.passed, internal, fmt::format("attention differs from its definition by {:.1e}", findings.self_test.largest_error),
+                 "self-test", "report this with the output of doctor --json");
+  return 0;
+}
+
+}  // namespace
+
+void add_doctor(Program& p) {
+  auto json = std::make_shared<bool>(false);
+  CLI::App* command = add_command(p, "doctor", "versions, CPU, threads, memory, disk, and a self-test", "longlora-train doctor --json");
+  command->add_flag("--json", *json, "machine form");
+  command->callback([&p, json] { p.action = [json] { return doctor(*json); }; });
+}
+
+}  // namespace longlora::apps

@@ -1,0 +1,56 @@
+// longlora-train export: a run or an adapter as a merged Hugging Face folder or a PEFT adapter.
+#include <filesystem>
+
+#include "apps/commands.h"
+#include "apps/folders.h"
+#include "longlora/core/error.h"
+#include "longlora/train/environment.h"
+#include "longlora/train/export_run.h"
+#include "longlora/train/version.h"
+
+namespace longlora::apps {
+namespace {
+
+struct ExportFlags {
+  std::string run, adapter, base, to, format = "merged", dtype, max_shard_size = "5GB";
+  bool verify = false;
+};
+
+void check_flags(const ExportFlags& flags) {
+  LONGLORA_CHECK(flags.format != "gguf", usage, "export to GGUF is not in this version", "--format", "use merged or peft");
+  LONGLORA_CHECK(flags.run.empty() != flags.adapter.empty(), usage, "give either --run or --adapter", "command line",
+                 "write --run DIR, or --adapter DIR --base DIR");
+  LONGLORA_CHECK(flags.adapter.empty() || !flags.base.empty(), usage, "--adapter needs the base model", "--base", "add --base DIR");
+  LONGLORA_CHECK(flags.dtype.empty() || flags.format == "merged", usage, "--dtype is for merged folders; adapters stay fp32", "--dtype",
+                 "leave --dtype out");
+}
+
+int export_command(const ExportFlags& flags) {
+  check_flags(flags);
+  // Every merged tensor is re-read and compared before the folder becomes visible, with or without --verify.
+  const ExportRequest request{.to = flags.to, .format = flags.format == "peft" ? ExportFormat::peft : ExportFormat::merged,
+                              .dtype = dtype_from(flags.dtype), .max_shard_bytes = bytes_from(flags.max_shard_size, "--max-shard-size")};
+  if (!flags.run.empty()) export_run(flags.run, request);
+  else export_adapter(flags.adapter, flags.base, request);
+  print_out(flags.to + "\n");
+  return 0;
+}
+
+}  // namespace
+
+void add_export(Program& p) {
+  auto flags = std::make_shared<ExportFlags>();
+  CLI::App* command = add_command(p, "export", "writes a merged Hugging Face folder or a PEFT adapter, re-read before it appears",
+                                  "longlora-train export --run out/run --to out/merged --dtype bf16");
+  command->add_option("--run", flags->run, "output_dir of a run: its newest checkpoint");
+  command->add_option("--adapter", flags->adapter, "PEFT folder");
+  command->add_option("--base", flags->base, "base model of the adapter");
+  command->add_option("--to", flags->to, "folder to write; must not exist")->required();
+  command->add_option("--format", flags->format, "merged or peft")->check(CLI::IsMember({"merged", "peft", "gguf"}));
+  command->add_option("--dtype", flags->dtype, "dtype of a merged folder (default: the base's)")->check(CLI::IsMember({"bf16", "fp16", "fp32"}));
+  command->add_option("--max-shard-size", flags->max_shard_size, "largest file, for example 5GB");
+  command->add_flag("--verify", flags->verify, "re-read and compare what was written (always done)");
+  command->callback([&p, flags] { p.action = [flags] { return export_command(*flags); }; });
+}
+
+}  // namespace longlora::apps

@@ -1,0 +1,98 @@
+// longlora-train plan: memory and FLOPs from shapes alone.
+#include <fmt/format.h>
+
+#include "apps/commands.h"
+#include "apps/sources.h"
+#include "longlora/core/error.h"
+#include "longlora/core/json.h"
+#include "longlora/core/text.h"
+#include "longlora/train/environment.h"
+#include "longlora/train/prepare.h"
+
+namespace longlora::apps {
+namespace {
+
+struct PlanFlags {
+  ConfigFlags config;
+  double device_memory_gib = 0, host_memory_gib = 0;
+  int ranks = 1;
+  bool max_context = false, json = false;
+};
+
+constexpr double kGib = 1024.0 * 1024.0 * 1024.0;
+
+PlanTarget target_of(const PlanFlags& flags, const TrainConfig& config, ComputeType compute) {
+  if (flags.device_memory_gib > 0) {
+    return {PlanTarget::Device::gpu, 2, static_cast<int64_t>(flags.device_memory_gib * kGib)};
+  }
+  int64_t budget = config.memory.host_budget ? *config.memory.host_budget : default_host_budget();
+  if (flags.host_memory_gib > 0) budget = static_cast<int64_t>(flags.host_memory_gib * kGib);
+  return {PlanTarget::Device::cpu, element_bytes(compute), budget};
+}
+
+std::string bytes_json(const std::vector<std::pair<std::string, int64_t>>& parts) {
+  std::string text;
+  for (const auto& [name, bytes] : parts) text += (text.empty() ? "" : ", ") + json_quote(name) + ": " + std::to_string(bytes);
+  return "{" + text + "}";
+}
+
+std::string plan_json(const MemoryPlan& plan, const RunPlan& run, const ParameterCounts& counts, int64_t max_context) {
+  std::string layers;
+  for (const std::string& policy : plan.layer_policy) layers += (layers.empty() ? "" : ", ") + json_quote(policy);
+  return fmt::format(
+      "{{\"policy\": {}, \"layer_policy\": [{}], \"sequence_length\": {}, \"group\": {}, \"parameters\": {{\"total\": {}, \"trainable\": {}, "
+      "\"lora\": {}, \"norms\": {}, \"embeddings\": {}, \"head\": {}, \"projections\": {}}}, \"device_bytes\": {}, \"host_bytes\": {}, "
+      "\"budget_bytes\": {}, \"row_tile\": {}, \"flops\": {{\"model\": {}, \"hardware\": {}}}, \"max_context\": {}}}\n",
+      json_quote(plan.policy_name()), layers, run.sequence_length, run.group, counts.total, counts.trainable, counts.lora, counts.norms,
+      counts.embeddings, counts.head, counts.projections, bytes_json(plan.device_bytes), bytes_json(plan.host_bytes), plan.budget_bytes,
+      plan.row_tile, json_number(plan.model_flops_per_token), json_number(plan.hardware_flops_per_token),
+      max_context > 0 ? std::to_string(max_context) : "null");
+}
+
+std::string plan_text(const MemoryPlan& plan, const RunPlan& run, const ParameterCounts& counts, int64_t max_context) {
+  const auto size = [](int64_t bytes) { return human_bytes(static_cast<uint64_t>(bytes)); };
+  const bool gpu = plan.device_bytes.size() > 1;
+  std::string text = fmt::format("{} peak {} of {}\n", gpu ? "device" : "host", size(plan.peak_bytes()), size(plan.budget_bytes));
+  for (const auto& [name, bytes] : gpu ? plan.device_bytes : plan.host_bytes) {
+    if (bytes > 0) text += fmt::format("  {:<24}{:>12}\n", name, size(bytes));
+  }
+  text += fmt::format("parameters {} in all, {} trained\n", counts.total, counts.trainable);
+  text += "policy     " + plan.policy_summary() + "\n";
+  text += fmt::format("rope       {}\n", run.rope.summary());
+  text += fmt::format("attention  group {} tokens of {}\n", run.group, run.sequence_length);
+  text += fmt::format("FLOPs      {:.2f} G per token of the model, {:.2f} G with recomputation\n", plan.model_flops_per_token / 1e9,
+                      plan.hardware_flops_per_token / 1e9);
+  if (max_context > 0) text += fmt::format("largest context: {} tokens\n", max_context);
+  return text;
+}
+
+int plan(const PlanFlags& flags) {
+  LONGLORA_CHECK(flags.ranks == 1, config, "plans for " + std::to_string(flags.ranks) + " ranks are not in this version", "--ranks", "use --ranks 1");
+  const LoadedConfig loaded = load_config(sources_of(flags.config));
+  const TrainConfig& config = loaded.config;
+  const BaseModel base(config.model.path, false);
+  const RunPlan run = make_run_plan(config, base.config);
+  const PlanTarget target = target_of(flags, config, resolve_compute(config));
+  const ParameterCounts counts = count_parameters(base.config, config.tuning);
+  const int64_t max_context = flags.max_context ? largest_context(base.config, config, run, target) : 0;
+  const MemoryPlan memory = make_memory_plan(base.config, config, run, target);
+  print_out(flags.json ? plan_json(memory, run, counts, max_context) : plan_text(memory, run, counts, max_context));
+  return 0;
+}
+
+}  // namespace
+
+void add_plan(Program& p) {
+  auto flags = std::make_shared<PlanFlags>();
+  CLI::App* command = add_command(p, "plan", "predicts memory by component, FLOPs and policy; reads config.json only",
+                                  "longlora-train plan -c configs/llama2_7b_32k.yaml --device-memory 76 --max-context");
+  add_config_flags(*command, flags->config);
+  command->add_option("--device-memory", flags->device_memory_gib, "GiB of a GPU to plan for, bf16")->check(CLI::PositiveNumber);
+  command->add_option("--host-memory", flags->host_memory_gib, "GiB of host memory the run may use")->check(CLI::PositiveNumber);
+  command->add_option("--ranks", flags->ranks, "ranks to plan for");
+  command->add_flag("--max-context", flags->max_context, "solve for the longest sequence that fits");
+  command->add_flag("--json", flags->json, "machine form");
+  command->callback([&p, flags] { p.action = [flags] { return plan(*flags); }; });
+}
+
+}  // namespace longlora::apps

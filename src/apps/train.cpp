@@ -1,0 +1,45 @@
+// longlora-train train: the main job.
+#include <unistd.h>
+
+#include "apps/commands.h"
+#include "apps/sources.h"
+#include "longlora/core/error.h"
+#include "longlora/train/run.h"
+#include "longlora/train/run_status.h"
+#include "longlora/train/stop_request.h"
+
+namespace longlora::apps {
+namespace {
+
+struct TrainFlags {
+  ConfigFlags config;
+  std::string resume = "auto", dump_gradients;
+  bool dry_run = false;
+};
+
+int train(const TrainFlags& flags, const CLI::App& command, const GlobalOptions& globals) {
+  block_stop_signals();                  // before LibTorch starts a thread
+  write_exit_file_at_end();
+  TrainRequest request{.sources = sources_of(flags.config, command.remaining()), .dry_run = flags.dry_run, .dump_gradients = flags.dump_gradients,
+                       .progress = globals.progress_mode()};
+  if (flags.resume == "never") request.resume = ResumeMode::never;
+  else if (flags.resume != "auto") request.resume = ResumeMode::path, request.resume_path = flags.resume;
+  return run_training(request);
+}
+
+}  // namespace
+
+void add_train(Program& p) {
+  auto flags = std::make_shared<TrainFlags>();
+  CLI::App* command = add_command(p, "train", "trains; goes on where an interrupted run stopped",
+                                  "longlora-train train -c configs/quickstart.yaml --set train.steps=300 --output-dir out/run");
+  add_config_flags(*command, flags->config);
+  command->add_option("--output-dir", flags->config.output_dir, "where checkpoints, logs and the result go (output_dir)");
+  command->add_option("--resume", flags->resume, "auto (newest valid checkpoint of the output folder), never, or one checkpoint folder");
+  command->add_flag("--dry-run", flags->dry_run, "stop after the plan; nothing is written");
+  command->add_option("--dump-gradients", flags->dump_gradients, "write the gradients of the first step as safetensors and stop");
+  command->allow_extras();               // LongLoRA's own flags are translated
+  command->callback([&p, flags, command] { p.action = [&p, flags, command] { return train(*flags, *command, p.globals); }; });
+}
+
+}  // namespace longlora::apps
