@@ -14,7 +14,8 @@ const JsonValue* find_value(const JsonValue& object, std::string_view key) {
   return value && !value->is_null() ? value : nullptr;
 }
 
-int64_t ConfigJsonReader::integer(const JsonValue& object, std::string_view key, int64_t low, int64_t high, std::optional<int64_t> fallback) {
+int64_t ConfigJsonReader::integer(const JsonValue& object, std::string_view key, int64_t low, int64_t high,
+                                  std::optional<int64_t> fallback) {
   const JsonValue* value = find_value(object, key);
   const std::string expected = fmt::format("an integer in [{}, {}]", low, high);
   if (!value) {
@@ -31,7 +32,9 @@ int64_t ConfigJsonReader::integer(const JsonValue& object, std::string_view key,
 
 namespace {
 
-std::string path_of(std::string_view prefix, std::string_view key) { return prefix.empty() ? std::string(key) : fmt::format("{}.{}", prefix, key); }
+std::string path_of(std::string_view prefix, std::string_view key) {
+  return prefix.empty() ? std::string(key) : fmt::format("{}.{}", prefix, key);
+}
 
 }  // namespace
 

@@ -33,7 +33,8 @@ class ConfigJsonReader {
   }
   /// Integer in [low, high]; absent or null: `fallback`, or a problem when there is none.
   int64_t integer(const JsonValue& object, std::string_view key, int64_t low, int64_t high, std::optional<int64_t> fallback = {});
-  double real(const JsonValue& object, std::string_view key, RealRange range, std::optional<double> fallback = {}, std::string_view prefix = {});
+  double real(const JsonValue& object, std::string_view key, RealRange range, std::optional<double> fallback = {},
+              std::string_view prefix = {});
   bool boolean(const JsonValue& object, std::string_view key, bool fallback, std::string_view prefix = {});
   /// Null when absent or null; a problem when neither string nor null.
   const std::string* string(const JsonValue& object, std::string_view key, std::string_view prefix = {});

@@ -56,7 +56,7 @@ JsonTextEdit::JsonTextEdit(std::string_view text) {
   Walker walk{text};
   if (text.starts_with("\xef\xbb\xbf")) walk.at = 3;
   walk.space();
-  ++walk.at;   // '{'
+  ++walk.at;  // '{'
   before_ = text.substr(0, walk.at);
   for (const auto& [key, unused] : *root.object()) {
     Member member{.key = key};
@@ -64,14 +64,16 @@ JsonTextEdit::JsonTextEdit(std::string_view text) {
     const size_t start = walk.at;
     walk.string();
     walk.space();
-    ++walk.at;   // ':'
+    ++walk.at;  // ':'
     walk.space();
     member.key_text = text.substr(start, walk.at - start);
     member.value = walk.value();
     const size_t after_value = walk.at;
     walk.space();
-    if (text.at(walk.at) == ',') ++walk.at;
-    else walk.at = after_value;
+    if (text.at(walk.at) == ',')
+      ++walk.at;
+    else
+      walk.at = after_value;
     members_.push_back(std::move(member));
   }
   after_ = text.substr(walk.at);
@@ -88,7 +90,10 @@ void JsonTextEdit::set(std::string_view key, std::string value) {
     return;
   }
   const bool is_first = members_.empty();
-  Member member{.key = std::string(key), .lead = is_first ? "\n  " : members_.front().lead, .key_text = json_quote(key) + ": ", .value = std::move(value)};
+  Member member{.key = std::string(key),
+                .lead = is_first ? "\n  " : members_.front().lead,
+                .key_text = json_quote(key) + ": ",
+                .value = std::move(value)};
   if (is_first) after_ = "\n}\n";
   members_.push_back(std::move(member));
 }

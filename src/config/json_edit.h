@@ -25,7 +25,7 @@ class JsonTextEdit {
   };
   const Member* find(std::string_view key) const;
 
-  std::string before_, after_;          // up to and including '{'; from the white space before '}'
+  std::string before_, after_;  // up to and including '{'; from the white space before '}'
   std::vector<Member> members_;
 };
 

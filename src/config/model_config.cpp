@@ -17,18 +17,52 @@ constexpr uint64_t kMaxConfigBytes = uint64_t{1} << 20;
 constexpr int64_t kMaxPosition = int64_t{1} << 24;
 constexpr int64_t kMaxVocab = int64_t{1} << 20;
 
-constexpr std::string_view kKnownKeys[] = {
-    "architectures", "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps", "rope_theta", "rope_scaling", "rope_parameters",
-    "partial_rotary_factor", "original_max_position_embeddings", "hidden_act", "tie_word_embeddings", "attention_bias", "mlp_bias",
-    "sliding_window", "quantization_config", "pretraining_tp", "attention_dropout", "use_cache", "initializer_range", "torch_dtype", "dtype",
-    "bos_token_id", "eos_token_id", "pad_token_id", "longlora_train", "transformers_version", "_name_or_path", "max_sequence_length",
-    "auto_map", "layer_types", "unk_token_id", "transformers.js_config", "is_llama_config"};
+constexpr std::string_view kKnownKeys[] = {"architectures",
+                                           "model_type",
+                                           "vocab_size",
+                                           "hidden_size",
+                                           "intermediate_size",
+                                           "num_hidden_layers",
+                                           "num_attention_heads",
+                                           "num_key_value_heads",
+                                           "head_dim",
+                                           "max_position_embeddings",
+                                           "rms_norm_eps",
+                                           "rope_theta",
+                                           "rope_scaling",
+                                           "rope_parameters",
+                                           "partial_rotary_factor",
+                                           "original_max_position_embeddings",
+                                           "hidden_act",
+                                           "tie_word_embeddings",
+                                           "attention_bias",
+                                           "mlp_bias",
+                                           "sliding_window",
+                                           "quantization_config",
+                                           "pretraining_tp",
+                                           "attention_dropout",
+                                           "use_cache",
+                                           "initializer_range",
+                                           "torch_dtype",
+                                           "dtype",
+                                           "bos_token_id",
+                                           "eos_token_id",
+                                           "pad_token_id",
+                                           "longlora_train",
+                                           "transformers_version",
+                                           "_name_or_path",
+                                           "max_sequence_length",
+                                           "auto_map",
+                                           "layer_types",
+                                           "unk_token_id",
+                                           "transformers.js_config",
+                                           "is_llama_config"};
 
 void read_family(const JsonValue& root, ModelConfig& c, ConfigJsonReader& reader) {
   if (const std::string* type = reader.string(root, "model_type")) {
     c.model_type = *type;
-    if (*type != "llama" && *type != "mistral") reader.problem("model_type", "\"llama\" or \"mistral\"", fmt::format("\"{}\"", escape(*type, 60)));
+    if (*type != "llama" && *type != "mistral")
+      reader.problem("model_type", "\"llama\" or \"mistral\"", fmt::format("\"{}\"", escape(*type, 60)));
   } else if (!find_value(root, "model_type")) {
     reader.problem("model_type", "\"llama\" or \"mistral\"", "no such key");
   }
@@ -45,14 +79,15 @@ void read_family(const JsonValue& root, ModelConfig& c, ConfigJsonReader& reader
 
 void read_sizes(const JsonValue& root, ModelConfig& c, ConfigJsonReader& reader) {
   c.vocab_size = reader.integer(root, "vocab_size", 1, kMaxVocab);
-  if (reader.count() > 0) c.vocab_size = kMaxVocab;   // token ids shall not be blamed for it too
+  if (reader.count() > 0) c.vocab_size = kMaxVocab;  // token ids shall not be blamed for it too
   c.hidden_size = reader.integer(root, "hidden_size", 8, 65'536);
   c.intermediate_size = reader.integer(root, "intermediate_size", 8, 262'144);
   c.num_layers = reader.integer(root, "num_hidden_layers", 1, 512);
   c.num_heads = reader.integer(root, "num_attention_heads", 1, 512);
   c.num_kv_heads = reader.integer(root, "num_key_value_heads", 1, 512, c.num_heads);
   if (c.num_heads % c.num_kv_heads != 0) {
-    reader.problem("num_key_value_heads", fmt::format("a divisor of num_attention_heads ({})", c.num_heads), fmt::format("{}", c.num_kv_heads));
+    reader.problem("num_key_value_heads", fmt::format("a divisor of num_attention_heads ({})", c.num_heads),
+                   fmt::format("{}", c.num_kv_heads));
   }
   if (find_value(root, "head_dim")) {
     c.head_dim = reader.integer(root, "head_dim", 2, 256);
@@ -60,7 +95,8 @@ void read_sizes(const JsonValue& root, ModelConfig& c, ConfigJsonReader& reader)
     c.head_dim = c.hidden_size / c.num_heads;
     if (c.head_dim > 256) reader.problem("head_dim", "hidden_size / num_attention_heads of at most 256", fmt::format("{}", c.head_dim));
   } else {
-    reader.problem("num_attention_heads", fmt::format("a divisor of hidden_size ({}), or head_dim", c.hidden_size), fmt::format("{}", c.num_heads));
+    reader.problem("num_attention_heads", fmt::format("a divisor of hidden_size ({}), or head_dim", c.hidden_size),
+                   fmt::format("{}", c.num_heads));
     c.head_dim = 2;
   }
   if (c.head_dim % 2 != 0) reader.problem("head_dim", "an even number", fmt::format("{}", c.head_dim));
@@ -151,7 +187,8 @@ ModelConfig parse_model_config(std::string_view json, std::string_view source) {
   read_tokens(root, c, reader);
   read_own_mark(root, c, reader);
   for (const auto& [key, value] : *root.object()) {
-    if (std::find(std::begin(kKnownKeys), std::end(kKnownKeys), key) == std::end(kKnownKeys)) log_debug("{}: key {} is ignored", source, escape(key, 60));
+    if (std::find(std::begin(kKnownKeys), std::end(kKnownKeys), key) == std::end(kKnownKeys))
+      log_debug("{}: key {} is ignored", source, escape(key, 60));
   }
   reader.raise();
   c.json = json;
@@ -161,8 +198,8 @@ ModelConfig parse_model_config(std::string_view json, std::string_view source) {
 ModelConfig read_model_config(const std::filesystem::path& folder) {
   const InputFile file = InputFile::open_in(folder, "config.json");
   const std::string source = file.path().string();
-  LONGLORA_CHECK(file.size() <= kMaxConfigBytes, data, fmt::format("expected at most {} bytes, found {}", kMaxConfigBytes, file.size()), source,
-                 "use the config.json of a Llama-family model");
+  LONGLORA_CHECK(file.size() <= kMaxConfigBytes, data, fmt::format("expected at most {} bytes, found {}", kMaxConfigBytes, file.size()),
+                 source, "use the config.json of a Llama-family model");
   const std::string text = file.read_text(0, file.size());
   file.check_unchanged();
   return parse_model_config(text, source);

@@ -33,9 +33,11 @@ std::string rope_scaling_text(const RopeScaling& rope) {
     if (rope.mscale_all_dim) members.emplace_back("mscale_all_dim", real_text(*rope.mscale_all_dim));
     if (!rope.truncate) members.emplace_back("truncate", "false");
   }
-  if (rope.original_max_position > 0) members.emplace_back("original_max_position_embeddings", fmt::format("{}", rope.original_max_position));
+  if (rope.original_max_position > 0)
+    members.emplace_back("original_max_position_embeddings", fmt::format("{}", rope.original_max_position));
   std::string out = "{";
-  for (size_t i = 0; i < members.size(); ++i) out += fmt::format("{}\n    \"{}\": {}", i == 0 ? "" : ",", members[i].first, members[i].second);
+  for (size_t i = 0; i < members.size(); ++i)
+    out += fmt::format("{}\n    \"{}\": {}", i == 0 ? "" : ",", members[i].first, members[i].second);
   return out + "\n  }";
 }
 
@@ -46,8 +48,10 @@ void set_rope(JsonTextEdit& edit, const RopeScaling& rope) {
   edit.remove("rope_parameters");
   // a top-level key would win over the nested one that was just written
   if (edit.has("original_max_position_embeddings")) {
-    if (rope.original_max_position > 0) edit.set("original_max_position_embeddings", fmt::format("{}", rope.original_max_position));
-    else edit.remove("original_max_position_embeddings");
+    if (rope.original_max_position > 0)
+      edit.set("original_max_position_embeddings", fmt::format("{}", rope.original_max_position));
+    else
+      edit.remove("original_max_position_embeddings");
   }
 }
 
@@ -66,7 +70,8 @@ std::string eos_text(const std::vector<int64_t>& ids) {
 
 }  // namespace
 
-std::string write_model_config(const ModelConfig& base, const RopeExtension& rope, std::string_view torch_dtype, bool tied, std::string_view version) {
+std::string write_model_config(const ModelConfig& base, const RopeExtension& rope, std::string_view torch_dtype, bool tied,
+                               std::string_view version) {
   JsonTextEdit edit(base.json.empty() ? make_model_config(base, torch_dtype) : base.json);
   if (rope.after != rope.before) set_rope(edit, rope.after);
   if (rope.new_max_position != base.max_position) edit.set("max_position_embeddings", fmt::format("{}", rope.new_max_position));

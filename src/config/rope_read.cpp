@@ -11,16 +11,17 @@ constexpr double kDefaultTheta = 10'000;
 constexpr RealRange kTheta{1, 1e9};
 constexpr RealRange kFactor{1, 1e6};
 constexpr std::array<std::pair<std::string_view, RopeType>, 5> kTypes = {{{"default", RopeType::none},
-                                                                         {"linear", RopeType::linear},
-                                                                         {"dynamic", RopeType::dynamic},
-                                                                         {"yarn", RopeType::yarn},
-                                                                         {"llama3", RopeType::llama3}}};
+                                                                          {"linear", RopeType::linear},
+                                                                          {"dynamic", RopeType::dynamic},
+                                                                          {"yarn", RopeType::yarn},
+                                                                          {"llama3", RopeType::llama3}}};
 
 std::optional<RopeType> read_type(const JsonValue& object, std::string_view place, ConfigJsonReader& reader) {
   const std::string* old_name = reader.string(object, "type", place);
   const std::string* new_name = reader.string(object, "rope_type", place);
   if (old_name && new_name && *old_name != *new_name) {
-    reader.problem(fmt::format("{}.rope_type", place), fmt::format("the same as type (\"{}\")", escape(*old_name, 40)), fmt::format("\"{}\"", escape(*new_name, 40)));
+    reader.problem(fmt::format("{}.rope_type", place), fmt::format("the same as type (\"{}\")", escape(*old_name, 40)),
+                   fmt::format("\"{}\"", escape(*new_name, 40)));
     return std::nullopt;
   }
   const std::string* name = new_name ? new_name : old_name;
@@ -31,7 +32,8 @@ std::optional<RopeType> read_type(const JsonValue& object, std::string_view plac
   for (const auto& [known, type] : kTypes) {
     if (*name == known) return type;
   }
-  reader.problem(fmt::format("{}.rope_type", place), "default, linear, dynamic, yarn or llama3", fmt::format("\"{}\" (not supported)", escape(*name, 40)));
+  reader.problem(fmt::format("{}.rope_type", place), "default, linear, dynamic, yarn or llama3",
+                 fmt::format("\"{}\" (not supported)", escape(*name, 40)));
   return std::nullopt;
 }
 
@@ -56,7 +58,8 @@ void read_yarn(const JsonValue& object, std::string_view place, RopeScaling& rop
   rope.truncate = reader.boolean(object, "truncate", true, place);
   if (rope.theta <= 1) reader.problem(fmt::format("{}.rope_theta", place), "more than 1 with yarn", fmt::format("{}", rope.theta));
   if (rope.beta_fast < rope.beta_slow) {
-    reader.problem(fmt::format("{}.beta_fast", place), fmt::format("at least beta_slow ({})", rope.beta_slow), fmt::format("{}", rope.beta_fast));
+    reader.problem(fmt::format("{}.beta_fast", place), fmt::format("at least beta_slow ({})", rope.beta_slow),
+                   fmt::format("{}", rope.beta_fast));
   }
 }
 
@@ -77,13 +80,15 @@ RopeScaling read_dictionary(const JsonValue& root, const JsonValue& object, std:
   RopeScaling rope;
   for (const auto& [key, value] : *object.object()) {
     if (value.object()) {
-      reader.problem(fmt::format("{}.{}", place, escape(key, 40)), "one setting for all layers", "an object (per-layer settings are not supported)");
+      reader.problem(fmt::format("{}.{}", place, escape(key, 40)), "one setting for all layers",
+                     "an object (per-layer settings are not supported)");
       return rope;
     }
   }
   rope.theta = reader.real(object, "rope_theta", kTheta, top_theta.value_or(kDefaultTheta), place);
   if (top_theta && rope.theta != *top_theta) {
-    reader.problem(fmt::format("{}.rope_theta", place), fmt::format("the top-level rope_theta ({})", *top_theta), fmt::format("{}", rope.theta));
+    reader.problem(fmt::format("{}.rope_theta", place), fmt::format("the top-level rope_theta ({})", *top_theta),
+                   fmt::format("{}", rope.theta));
   }
   if (reader.real(object, "partial_rotary_factor", {-1e9, 1e9}, 1.0, place) != 1.0) {
     reader.problem(fmt::format("{}.partial_rotary_factor", place), "1", shown(*object.find("partial_rotary_factor")));
@@ -92,7 +97,8 @@ RopeScaling read_dictionary(const JsonValue& root, const JsonValue& object, std:
   if (!type || *type == RopeType::none) return rope;
   rope.type = *type;
   rope.factor = reader.real(object, "factor", kFactor, {}, place);
-  if (rope.type == RopeType::yarn || rope.type == RopeType::llama3) rope.original_max_position = read_original(root, object, max_position, reader);
+  if (rope.type == RopeType::yarn || rope.type == RopeType::llama3)
+    rope.original_max_position = read_original(root, object, max_position, reader);
   if (rope.type == RopeType::yarn) read_yarn(object, place, rope, reader);
   if (rope.type == RopeType::llama3) read_llama3(object, place, rope, reader);
   return rope;

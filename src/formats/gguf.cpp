@@ -41,8 +41,9 @@ struct OpenGguf {
 
   void add_divisors(const GgufTensor& tensor, const std::string& source) {
     const std::string where = fmt::format("{}: tensor {}", source, kDivisors);
-    LONGLORA_CHECK(tensor.shape == Shape{config.head_dim / 2}, data, fmt::format("expected shape [{}], found {}", config.head_dim / 2, to_string(tensor.shape)),
-                   where, "convert the model again with a current converter");
+    LONGLORA_CHECK(tensor.shape == Shape{config.head_dim / 2}, data,
+                   fmt::format("expected shape [{}], found {}", config.head_dim / 2, to_string(tensor.shape)), where,
+                   "convert the model again with a current converter");
     LONGLORA_CHECK(config.rope.type == RopeType::none, data, "expected no rope.scaling.type beside the divisors, found one", where,
                    "convert the model again with a current converter");
     std::vector<float> divisors(static_cast<size_t>(tensor.shape[0]));
@@ -63,7 +64,8 @@ struct OpenGguf {
       const auto bytes = std::span(stored).first(count * row_bytes);
       file.read(tensor.offset + (first + row) * row_bytes, bytes);
       if (const auto bad = dequantise(block, bytes, out.subspan(row * row_elements, count * row_elements))) {
-        fail(ErrorKind::data, fmt::format("expected a finite scale, block {} has NaN or infinity", (first + row) * row_bytes / block.bytes + *bad),
+        fail(ErrorKind::data,
+             fmt::format("expected a finite scale, block {} has NaN or infinity", (first + row) * row_bytes / block.bytes + *bad),
              fmt::format("{}: tensor {}", file.path().string(), escape(tensor.name)), "download the file again");
       }
     }
@@ -77,7 +79,10 @@ class GgufWeights final : public WeightSource {
     for (size_t i = 0; i < tensors.size(); ++i) {
       const GgufTensor& stored = tensors[i];
       if (stored.name == kDivisors) continue;
-      infos_.push_back({.name = hugging_face_name(stored.name), .dtype = DType::f32, .shape = stored.shape, .offset = stored.offset,
+      infos_.push_back({.name = hugging_face_name(stored.name),
+                        .dtype = DType::f32,
+                        .shape = stored.shape,
+                        .offset = stored.offset,
                         .bytes = num_elements(stored.shape) * sizeof(float)});
       by_offset_[stored.offset] = i;
     }
@@ -92,7 +97,7 @@ class GgufWeights final : public WeightSource {
  private:
   std::shared_ptr<const OpenGguf> gguf_;
   std::vector<TensorInfo> infos_;
-  std::map<uint64_t, size_t> by_offset_;               // ranges are disjoint: an offset names one tensor
+  std::map<uint64_t, size_t> by_offset_;  // ranges are disjoint: an offset names one tensor
   std::map<std::string, std::string> metadata_;
 };
 

@@ -17,9 +17,12 @@ enum Type : uint32_t { kF32 = 0, kF16 = 1, kQ4_0 = 2, kQ4_1 = 3, kQ8_0 = 8, kBF1
 constexpr GgufBlock kBlocks[] = {{"F32", kF32, 1, 4},     {"F16", kF16, 1, 2},     {"BF16", kBF16, 1, 2},
                                  {"Q4_0", kQ4_0, 32, 18}, {"Q4_1", kQ4_1, 32, 20}, {"Q8_0", kQ8_0, 32, 34}};
 
-struct Named { uint32_t id; const char* name; };
-constexpr Named kUnsupported[] = {{6, "Q5_0"},  {7, "Q5_1"},  {9, "Q8_1"},  {10, "Q2_K"}, {11, "Q3_K"}, {12, "Q4_K"}, {13, "Q5_K"},
-                                  {14, "Q6_K"}, {15, "Q8_K"}, {24, "I8"},   {25, "I16"},  {26, "I32"},  {27, "I64"},  {28, "F64"}};
+struct Named {
+  uint32_t id;
+  const char* name;
+};
+constexpr Named kUnsupported[] = {{6, "Q5_0"},  {7, "Q5_1"},  {9, "Q8_1"}, {10, "Q2_K"}, {11, "Q3_K"}, {12, "Q4_K"}, {13, "Q5_K"},
+                                  {14, "Q6_K"}, {15, "Q8_K"}, {24, "I8"},  {25, "I16"},  {26, "I32"},  {27, "I64"},  {28, "F64"}};
 
 uint16_t half_at(const std::byte* p) {
   uint16_t bits;
@@ -28,7 +31,8 @@ uint16_t half_at(const std::byte* p) {
 }
 
 /// 16 bytes of nibbles: byte b holds element b in its low and b + 16 in its high half.
-template <class F> void each_nibble(const std::byte* packed, F&& f) {
+template <class F>
+void each_nibble(const std::byte* packed, F&& f) {
   for (size_t b = 0; b < 16; ++b) {
     const unsigned byte = std::to_integer<unsigned>(packed[b]);
     f(b, byte & 15u);
@@ -55,7 +59,8 @@ bool q8_0(const std::byte* block, float* out) {
   return std::isfinite(d);
 }
 
-template <class F> std::optional<size_t> each_block(const GgufBlock& type, std::span<const std::byte> blocks, std::span<float> out, F&& one) {
+template <class F>
+std::optional<size_t> each_block(const GgufBlock& type, std::span<const std::byte> blocks, std::span<float> out, F&& one) {
   std::optional<size_t> bad;
   for (size_t block = 0; block * type.bytes < blocks.size(); ++block) {
     if (!one(blocks.data() + block * type.bytes, out.data() + block * type.elements) && !bad) bad = block;
@@ -89,12 +94,21 @@ std::string supported_gguf_types() {
 std::optional<size_t> dequantise(const GgufBlock& type, std::span<const std::byte> blocks, std::span<float> out) {
   LONGLORA_INVARIANT(blocks.size() % type.bytes == 0 && blocks.size() / type.bytes * type.elements == out.size());
   switch (type.id) {
-    case kF32: std::memcpy(out.data(), blocks.data(), blocks.size()); return std::nullopt;
-    case kF16: for (size_t i = 0; i < out.size(); ++i) out[i] = f16_to_float(half_at(blocks.data() + 2 * i)); return std::nullopt;
-    case kBF16: for (size_t i = 0; i < out.size(); ++i) out[i] = bf16_to_float(half_at(blocks.data() + 2 * i)); return std::nullopt;
-    case kQ4_0: return each_block(type, blocks, out, q4_0);
-    case kQ4_1: return each_block(type, blocks, out, q4_1);
-    case kQ8_0: return each_block(type, blocks, out, q8_0);
+    case kF32:
+      std::memcpy(out.data(), blocks.data(), blocks.size());
+      return std::nullopt;
+    case kF16:
+      for (size_t i = 0; i < out.size(); ++i) out[i] = f16_to_float(half_at(blocks.data() + 2 * i));
+      return std::nullopt;
+    case kBF16:
+      for (size_t i = 0; i < out.size(); ++i) out[i] = bf16_to_float(half_at(blocks.data() + 2 * i));
+      return std::nullopt;
+    case kQ4_0:
+      return each_block(type, blocks, out, q4_0);
+    case kQ4_1:
+      return each_block(type, blocks, out, q4_1);
+    case kQ8_0:
+      return each_block(type, blocks, out, q8_0);
   }
   LONGLORA_INVARIANT(!"unknown GGUF type");
 }

@@ -12,7 +12,7 @@ namespace longlora {
 struct GgufBlock {
   const char* name;
   uint32_t id;
-  uint32_t elements, bytes;          // of one block
+  uint32_t elements, bytes;  // of one block
 };
 
 /// Nothing when the type is not supported.

@@ -26,7 +26,8 @@ class GgufCursor {
 
   [[noreturn]] void refuse(std::string what) const { refuse_at(position(), std::move(what)); }
   [[noreturn]] void refuse_at(uint64_t byte, std::string what) const {
-    fail(ErrorKind::data, std::move(what), fmt::format("{}: byte {}", file_.path().string(), byte), "the file is damaged; download or write it again");
+    fail(ErrorKind::data, std::move(what), fmt::format("{}: byte {}", file_.path().string(), byte),
+         "the file is damaged; download or write it again");
   }
 
   void take(std::span<std::byte> out) {
@@ -39,7 +40,8 @@ class GgufCursor {
       out = out.subspan(bytes);
     }
   }
-  template <class T> T value() {
+  template <class T>
+  T value() {
     T result;
     take(std::as_writable_bytes(std::span(&result, 1)));
     return result;
@@ -48,7 +50,8 @@ class GgufCursor {
     const uint64_t at = position();
     const uint64_t bytes = value<uint64_t>();
     if (bytes > max_bytes) refuse_at(at, fmt::format("expected {} of at most {} bytes, found {}", meaning, max_bytes, bytes));
-    if (bytes > left()) refuse_at(at, fmt::format("expected {} inside the file, found a length of {} with {} bytes left", meaning, bytes, left()));
+    if (bytes > left())
+      refuse_at(at, fmt::format("expected {} inside the file, found a length of {} with {} bytes left", meaning, bytes, left()));
     std::string text(bytes, '\0');
     take(std::as_writable_bytes(std::span(text)));
     return text;
@@ -64,7 +67,7 @@ class GgufCursor {
   }
 
   const InputFile& file_;
-  uint64_t start_ = 0;               // file offset of buffer_[0]
+  uint64_t start_ = 0;  // file offset of buffer_[0]
   size_t used_ = 0;
   std::vector<std::byte> buffer_;
 };

@@ -19,19 +19,19 @@ namespace longlora {
 /// Value types of the file, by their ids.
 enum class GgufType : uint32_t { u8, i8, u16, i16, u32, i32, f32, boolean, string, array, u64, i64, f64 };
 
-struct GgufNumbers {                       // an array of numbers as it lies in the file
+struct GgufNumbers {  // an array of numbers as it lies in the file
   GgufType type;
   std::vector<std::byte> bytes;
   size_t count() const;
-  double at(size_t index) const;           // exact for everything but 64-bit integers beyond 2^53
+  double at(size_t index) const;  // exact for everything but 64-bit integers beyond 2^53
 };
 using GgufValue = std::variant<uint64_t, int64_t, double, bool, std::string, GgufNumbers, std::vector<std::string>>;
 
 struct GgufTensor {
   std::string name;
-  Shape shape;                             // outermost first, as everywhere else
-  uint32_t type = 0;                       // ggml type id, one of the supported ones
-  uint64_t offset = 0, bytes = 0;          // absolute in the file
+  Shape shape;                     // outermost first, as everywhere else
+  uint32_t type = 0;               // ggml type id, one of the supported ones
+  uint64_t offset = 0, bytes = 0;  // absolute in the file
 };
 
 struct GgufHeader {

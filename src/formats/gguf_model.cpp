@@ -61,7 +61,8 @@ class Values {
     if (const auto* s = std::get_if<std::vector<std::string>>(value)) return *s;
     refuse_key(source_, key, "expected an array of strings, found another value");
   }
-  template <class T> std::vector<T> numbers(std::string_view key) const {
+  template <class T>
+  std::vector<T> numbers(std::string_view key) const {
     const GgufValue* value = find(key);
     if (!value) return {};
     const auto* n = std::get_if<GgufNumbers>(value);
@@ -70,7 +71,8 @@ class Values {
     out.reserve(n->count());
     for (size_t i = 0; i < n->count(); ++i) {
       const double v = n->at(i);
-      if (std::is_integral_v<T> && !(v == std::floor(v) && std::abs(v) <= 2147483647.0)) refuse_key(source_, key, "expected 32-bit integers, found another number");
+      if (std::is_integral_v<T> && !(v == std::floor(v) && std::abs(v) <= 2147483647.0))
+        refuse_key(source_, key, "expected 32-bit integers, found another number");
       out.push_back(static_cast<T>(v));
     }
     return out;
@@ -104,10 +106,12 @@ RopeScaling rope_of(const Values& values, int64_t max_position, std::string_view
   const std::string type = values.string("llama.rope.scaling.type");
   const double factor = shortest_decimal(values.real("llama.rope.scaling.factor").value_or(1));
   if (type.empty() || type == "none") return rope;
-  if (type != "linear" && type != "yarn") refuse_key(source, "llama.rope.scaling.type", fmt::format("expected none, linear or yarn, found {}", escape(type)));
+  if (type != "linear" && type != "yarn")
+    refuse_key(source, "llama.rope.scaling.type", fmt::format("expected none, linear or yarn, found {}", escape(type)));
   rope.type = type == "linear" ? RopeType::linear : RopeType::yarn;
   rope.factor = factor;
-  if (rope.type == RopeType::yarn) rope.original_max_position = values.integer("llama.rope.scaling.original_context_length").value_or(max_position);
+  if (rope.type == RopeType::yarn)
+    rope.original_max_position = values.integer("llama.rope.scaling.original_context_length").value_or(max_position);
   return rope;
 }
 
@@ -120,7 +124,7 @@ const GgufTensor* find_tensor(const GgufHeader& header, std::string_view name) {
 
 std::optional<int64_t> token_id(const Values& values, std::string_view key, int64_t vocab_size) {
   const auto id = values.integer(key);
-  return id && *id < vocab_size ? id : std::nullopt;   // converters write ids of tokens that do not exist
+  return id && *id < vocab_size ? id : std::nullopt;  // converters write ids of tokens that do not exist
 }
 
 }  // namespace
@@ -141,14 +145,16 @@ ModelConfig gguf_model_config(const GgufHeader& header, std::string_view source)
   c.num_kv_heads = values.integer("llama.attention.head_count_kv").value_or(c.num_heads);
   const auto key_length = values.integer("llama.attention.key_length");
   if (!key_length && (c.num_heads < 1 || c.hidden_size % c.num_heads != 0)) {
-    refuse_key(source, "llama.attention.head_count", fmt::format("expected a divisor of embedding_length {}, found {}", c.hidden_size, c.num_heads));
+    refuse_key(source, "llama.attention.head_count",
+               fmt::format("expected a divisor of embedding_length {}, found {}", c.hidden_size, c.num_heads));
   }
   c.head_dim = key_length ? *key_length : c.hidden_size / c.num_heads;
   for (const std::string_view key : {"llama.attention.value_length", "llama.rope.dimension_count"}) {
     const auto length = values.integer(key);
     if (length && *length != c.head_dim) refuse_key(source, key, fmt::format("expected the head size {}, found {}", c.head_dim, *length));
   }
-  if (const auto experts = values.integer("llama.expert_count"); experts && *experts > 0) refuse_key(source, "llama.expert_count", "mixture of experts is not in this version");
+  if (const auto experts = values.integer("llama.expert_count"); experts && *experts > 0)
+    refuse_key(source, "llama.expert_count", "mixture of experts is not in this version");
   c.max_position = values.required_integer("llama.context_length");
   const auto eps = values.real("llama.attention.layer_norm_rms_epsilon");
   if (!eps) refuse_key(source, "llama.attention.layer_norm_rms_epsilon", "expected a number, found no such key");
@@ -183,23 +189,29 @@ TokenizerParts gguf_tokenizer(const GgufHeader& header, std::string_view source)
   t.add_space_prefix = values.boolean("tokenizer.ggml.add_space_prefix");
   t.chat_template = values.string("tokenizer.chat_template");
   const auto check_count = [&](std::string_view key, size_t count) {
-    if (count != 0 && count != t.tokens.size()) refuse_key(source, key, fmt::format("expected {} elements, one a token, found {}", t.tokens.size(), count));
+    if (count != 0 && count != t.tokens.size())
+      refuse_key(source, key, fmt::format("expected {} elements, one a token, found {}", t.tokens.size(), count));
   };
   check_count("tokenizer.ggml.scores", t.scores.size());
   check_count("tokenizer.ggml.token_type", t.types.size());
   const GgufTensor* embedding = find_tensor(header, "token_embd.weight");
   if (embedding && !t.tokens.empty() && t.tokens.size() != static_cast<size_t>(embedding->shape[0])) {
-    refuse_key(source, "tokenizer.ggml.tokens", fmt::format("expected {} tokens, one an embedding row, found {}", embedding->shape[0], t.tokens.size()));
+    refuse_key(source, "tokenizer.ggml.tokens",
+               fmt::format("expected {} tokens, one an embedding row, found {}", embedding->shape[0], t.tokens.size()));
   }
   return t;
 }
 
 std::string hugging_face_name(std::string_view name) {
-  struct Pair { std::string_view gguf, hugging_face; };
-  constexpr Pair kOutside[] = {{"token_embd.weight", "model.embed_tokens.weight"}, {"output_norm.weight", "model.norm.weight"}, {"output.weight", "lm_head.weight"}};
-  constexpr Pair kInLayer[] = {{"attn_q", "self_attn.q_proj"},    {"attn_k", "self_attn.k_proj"},   {"attn_v", "self_attn.v_proj"},
-                               {"attn_output", "self_attn.o_proj"}, {"ffn_gate", "mlp.gate_proj"},    {"ffn_up", "mlp.up_proj"},
-                               {"ffn_down", "mlp.down_proj"},      {"attn_norm", "input_layernorm"}, {"ffn_norm", "post_attention_layernorm"}};
+  struct Pair {
+    std::string_view gguf, hugging_face;
+  };
+  constexpr Pair kOutside[] = {
+      {"token_embd.weight", "model.embed_tokens.weight"}, {"output_norm.weight", "model.norm.weight"}, {"output.weight", "lm_head.weight"}};
+  constexpr Pair kInLayer[] = {
+      {"attn_q", "self_attn.q_proj"},      {"attn_k", "self_attn.k_proj"},   {"attn_v", "self_attn.v_proj"},
+      {"attn_output", "self_attn.o_proj"}, {"ffn_gate", "mlp.gate_proj"},    {"ffn_up", "mlp.up_proj"},
+      {"ffn_down", "mlp.down_proj"},       {"attn_norm", "input_layernorm"}, {"ffn_norm", "post_attention_layernorm"}};
   for (const Pair& p : kOutside) {
     if (name == p.gguf) return std::string(p.hugging_face);
   }
@@ -210,7 +222,7 @@ std::string hugging_face_name(std::string_view name) {
   const std::string_view layer = rest.substr(0, dot);
   int number = -1;
   const auto [end, error] = std::from_chars(layer.data(), layer.data() + layer.size(), number);
-  if (error != std::errc() || fmt::format("{}", number) != layer) return std::string(name);   // "blk.01" is another name than "blk.1"
+  if (error != std::errc() || fmt::format("{}", number) != layer) return std::string(name);  // "blk.01" is another name than "blk.1"
   for (const Pair& p : kInLayer) {
     if (rest.substr(dot + 1) == p.gguf) return fmt::format("model.layers.{}.{}.weight", layer, p.hugging_face);
   }
@@ -222,7 +234,12 @@ RopeScaling llama3_of_divisors(std::span<const float> divisors, double theta, st
   const int64_t head_dim = static_cast<int64_t>(divisors.size()) * 2;
   const std::vector<float> plain = rope_frequencies({.theta = theta}, head_dim, 1, 1);
   for (const double factor : {2.0, 4.0, 8.0, 16.0, 32.0, 64.0}) {
-    const RopeScaling rope{.type = RopeType::llama3, .theta = theta, .factor = factor, .low_freq_factor = 1, .high_freq_factor = 4, .original_max_position = 8192};
+    const RopeScaling rope{.type = RopeType::llama3,
+                           .theta = theta,
+                           .factor = factor,
+                           .low_freq_factor = 1,
+                           .high_freq_factor = 4,
+                           .original_max_position = 8192};
     const std::vector<float> scaled = rope_frequencies(rope, head_dim, 1, 1);
     bool is_equal = true;
     for (size_t i = 0; i < divisors.size(); ++i) {

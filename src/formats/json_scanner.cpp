@@ -45,7 +45,8 @@ JsonScanner::JsonScanner(std::string_view text, std::string_view source, uint64_
 
 void JsonScanner::refuse(std::string_view expected) const {
   const std::string found = position_ < text_.size() ? fmt::format("'{}'", escape(text_.substr(position_, 12), 40)) : "the end of the text";
-  fail(ErrorKind::data, fmt::format("expected {}, found {}", expected, found), fmt::format("{}: byte {}", source_, byte()), std::string(kDo));
+  fail(ErrorKind::data, fmt::format("expected {}, found {}", expected, found), fmt::format("{}: byte {}", source_, byte()),
+       std::string(kDo));
 }
 
 void JsonScanner::skip_space() {

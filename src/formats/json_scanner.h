@@ -16,7 +16,7 @@ class JsonScanner {
   /// Invalid UTF-8 or a NUL byte anywhere in the text: ErrorKind::data naming the byte.
   JsonScanner(std::string_view text, std::string_view source, uint64_t first_byte, size_t max_depth);
 
-  void open(char bracket);                     // '{' or '['
+  void open(char bracket);  // '{' or '['
   /// True when another member follows, false when the bracket closed. Call before each member.
   bool next(char closing_bracket);
   /// A string of at most `max_bytes` bytes after unescaping; `meaning` names it in messages.
@@ -30,7 +30,7 @@ class JsonScanner {
   /// Only white space may follow.
   void end();
 
-  [[noreturn]] void refuse(std::string_view expected) const;   // at the current byte
+  [[noreturn]] void refuse(std::string_view expected) const;  // at the current byte
   uint64_t byte() const { return first_byte_ + position_; }
 
  private:

@@ -16,8 +16,8 @@ SafetensorsHeader read_header(const InputFile& file) {
   refuse_foreign(file);
   const std::string source = file.path().string();
   constexpr std::string_view kDo = "the file is damaged or not safetensors; download or write it again";
-  LONGLORA_CHECK(file.size() >= 10, data, fmt::format("expected at least 10 bytes of safetensors, found {}", file.size()), source + ": byte 0",
-                 std::string(kDo));
+  LONGLORA_CHECK(file.size() >= 10, data, fmt::format("expected at least 10 bytes of safetensors, found {}", file.size()),
+                 source + ": byte 0", std::string(kDo));
   std::array<std::byte, 8> raw;
   file.read(0, raw);
   uint64_t length = 0;

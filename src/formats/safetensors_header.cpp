@@ -72,12 +72,15 @@ Entry read_entry(JsonScanner& scan, std::string name) {
       }
       if (scan.next(']')) scan.refuse("two data_offsets");
     } else {
-      scan.refuse(fmt::format("only dtype, shape and data_offsets in tensor {}, not '{}' (before this byte)", escape(entry.name), escape(key)));
+      scan.refuse(
+          fmt::format("only dtype, shape and data_offsets in tensor {}, not '{}' (before this byte)", escape(entry.name), escape(key)));
     }
   }
   if (!has_dtype || !has_shape || !has_offsets) {
     scan.refuse(fmt::format("dtype, shape and data_offsets in tensor {}; '{}' is missing (before this byte)", escape(entry.name),
-                            !has_dtype ? "dtype" : !has_shape ? "shape" : "data_offsets"));
+                            !has_dtype   ? "dtype"
+                            : !has_shape ? "shape"
+                                         : "data_offsets"));
   }
   return entry;
 }
@@ -104,8 +107,8 @@ TensorInfo check_entry(Entry& entry, uint64_t data_start, uint64_t buffer_bytes,
     if (!wanted) {
       problem(fmt::format("shape {} overflows 64 bits", to_string(entry.shape)));
     } else if (entry.begin <= entry.end && *wanted != info.bytes) {
-      problem(fmt::format("expected {} bytes for {} {}, found data_offsets [{}, {}]", *wanted, entry.dtype, to_string(entry.shape), entry.begin,
-                          entry.end));
+      problem(fmt::format("expected {} bytes for {} {}, found data_offsets [{}, {}]", *wanted, entry.dtype, to_string(entry.shape),
+                          entry.begin, entry.end));
     }
   } else {
     problem(fmt::format("expected dtype F64 F32 F16 BF16 I64 I32 I16 I8 U8 or BOOL, found '{}'", escape(entry.dtype)));
@@ -119,22 +122,21 @@ TensorInfo check_entry(Entry& entry, uint64_t data_start, uint64_t buffer_bytes,
 void check_tiling(const std::vector<TensorInfo>& tensors, uint64_t data_start, uint64_t buffer_bytes, Problems& problems) {
   std::vector<const TensorInfo*> order;
   for (const TensorInfo& t : tensors) order.push_back(&t);
-  std::sort(order.begin(), order.end(), [](const TensorInfo* a, const TensorInfo* b) {
-    return a->offset != b->offset ? a->offset < b->offset : a->bytes < b->bytes;
-  });
+  std::sort(order.begin(), order.end(),
+            [](const TensorInfo* a, const TensorInfo* b) { return a->offset != b->offset ? a->offset < b->offset : a->bytes < b->bytes; });
   uint64_t cursor = 0;
   for (const TensorInfo* t : order) {
     const uint64_t begin = t->offset - data_start;
     if (begin != cursor) {
-      problems.add(fmt::format("tensor {}", escape(t->name)),
-                   fmt::format("expected data to begin at {} of the buffer, found {} ({})", cursor, begin, begin > cursor ? "a hole" : "an overlap"));
-      return;   // everything behind the first hole or overlap would be reported too
+      problems.add(fmt::format("tensor {}", escape(t->name)), fmt::format("expected data to begin at {} of the buffer, found {} ({})",
+                                                                          cursor, begin, begin > cursor ? "a hole" : "an overlap"));
+      return;  // everything behind the first hole or overlap would be reported too
     }
     cursor = begin + t->bytes;
   }
   if (cursor != buffer_bytes) {
-    problems.add(fmt::format("byte {}", data_start + cursor), fmt::format("expected the file to end, found {} bytes that belong to no tensor",
-                                                                          buffer_bytes - cursor));
+    problems.add(fmt::format("byte {}", data_start + cursor),
+                 fmt::format("expected the file to end, found {} bytes that belong to no tensor", buffer_bytes - cursor));
   }
 }
 
@@ -168,14 +170,16 @@ SafetensorsHeader parse_safetensors_header(std::string_view text, uint64_t file_
   std::sort(header.tensors.begin(), header.tensors.end(), [](const TensorInfo& a, const TensorInfo& b) { return a.name < b.name; });
   for (size_t i = 1; i < header.tensors.size(); ++i) {
     const std::string& name = header.tensors[i].name;
-    if (name == header.tensors[i - 1].name) problems.add(fmt::format("tensor {}", escape(name)), "expected every name once, found it twice");
+    if (name == header.tensors[i - 1].name)
+      problems.add(fmt::format("tensor {}", escape(name)), "expected every name once, found it twice");
   }
   if (problems.empty()) check_tiling(header.tensors, data_start, buffer_bytes, problems);
   problems.raise(ErrorKind::data, "the file is damaged; download or write it again");
   return header;
 }
 
-std::string make_safetensors_header(std::span<const SafetensorsWriter::Declared> tensors, const std::map<std::string, std::string>& metadata) {
+std::string make_safetensors_header(std::span<const SafetensorsWriter::Declared> tensors,
+                                    const std::map<std::string, std::string>& metadata) {
   std::string json = "{\"__metadata__\":{";
   for (bool first = true; const auto& [key, value] : metadata) {
     json += fmt::format("{}{}:{}", first ? "" : ",", json_quote(key), json_quote(value));
@@ -190,7 +194,7 @@ std::string make_safetensors_header(std::span<const SafetensorsWriter::Declared>
     offset = end;
   }
   json += '}';
-  json.append((8 - json.size() % 8) % 8, ' ');   // 8 bytes of length + a multiple of 8: the buffer starts aligned
+  json.append((8 - json.size() % 8) % 8, ' ');  // 8 bytes of length + a multiple of 8: the buffer starts aligned
   std::string out(8, '\0');
   for (int i = 0; i < 8; ++i) out[i] = static_cast<char>(uint64_t{json.size()} >> (8 * i));
   return out + json;

@@ -18,7 +18,7 @@ inline constexpr size_t kMaxTensorNameBytes = 512;
 inline constexpr size_t kMaxRank = 8;
 
 struct SafetensorsHeader {
-  std::vector<TensorInfo> tensors;                 // sorted by name; offset is absolute in the file
+  std::vector<TensorInfo> tensors;  // sorted by name; offset is absolute in the file
   std::map<std::string, std::string> metadata;
 };
 

@@ -11,9 +11,9 @@ namespace longlora {
 struct SafetensorsWriter::State {
   OutputFile file;
   std::vector<Declared> order;
-  std::vector<uint64_t> bytes;     // of each tensor, in order
-  size_t current = 0;              // tensor being written
-  uint64_t written = 0;            // of that tensor
+  std::vector<uint64_t> bytes;  // of each tensor, in order
+  size_t current = 0;           // tensor being written
+  uint64_t written = 0;         // of that tensor
   uint64_t total_bytes = 0;
   Sha256 file_digest, tensor_digest;
   Result result;
@@ -29,11 +29,12 @@ struct SafetensorsWriter::State {
   }
 };
 
-SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& file, std::vector<Declared> tensors, std::map<std::string, std::string> metadata) {
+SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& file, std::vector<Declared> tensors,
+                                     std::map<std::string, std::string> metadata) {
   std::sort(tensors.begin(), tensors.end(), [](const Declared& a, const Declared& b) {
     return size_of(a.dtype) != size_of(b.dtype) ? size_of(a.dtype) > size_of(b.dtype) : a.name < b.name;
   });
-  metadata["format"] = "pt";   // transformers refuses files without it
+  metadata["format"] = "pt";  // transformers refuses files without it
   const std::string header = make_safetensors_header(tensors, metadata);
   std::vector<uint64_t> bytes;
   uint64_t total = header.size();

@@ -53,8 +53,10 @@ bool same_bytes(const WeightSource& source, const TensorInfo& a, const TensorInf
   return true;
 }
 
-void check_known(const WeightSource& weights, const ModelConfig& config, const std::map<std::string, const TensorSpec*>& expected, Problems& problems) {
-  Offenders unknown(problems, "unknown tensors"), shapes(problems, "tensors of another shape"), dtypes(problems, "tensors of another dtype");
+void check_known(const WeightSource& weights, const ModelConfig& config, const std::map<std::string, const TensorSpec*>& expected,
+                 Problems& problems) {
+  Offenders unknown(problems, "unknown tensors"), shapes(problems, "tensors of another shape"),
+      dtypes(problems, "tensors of another dtype");
   for (const TensorInfo& tensor : weights.tensors()) {
     if (is_inverse_frequency(tensor.name)) {
       log_debug("{} is skipped: frequencies come from config.json", tensor.name);
@@ -62,7 +64,7 @@ void check_known(const WeightSource& weights, const ModelConfig& config, const s
     }
     const auto at = expected.find(tensor.name);
     if (at == expected.end()) {
-      if (config.tied && tensor.name == kHead) continue;   // compared with the embedding later
+      if (config.tied && tensor.name == kHead) continue;  // compared with the embedding later
       unknown.add(tensor.name, "expected no such tensor in this architecture, found it");
       continue;
     }

@@ -52,7 +52,8 @@ bool is_there(const fs::path& path) {
 std::vector<std::string> names_in(const fs::path& folder) {
   std::error_code error;
   std::vector<std::string> names;
-  for (fs::directory_iterator at(folder, error), end; !error && at != end; at.increment(error)) names.push_back(at->path().filename().string());
+  for (fs::directory_iterator at(folder, error), end; !error && at != end; at.increment(error))
+    names.push_back(at->path().filename().string());
   if (error) fail_errno(error.value(), "open folder", folder.string());
   std::sort(names.begin(), names.end());
   return names;
@@ -70,8 +71,9 @@ ShardedFolder::ShardedFolder(const fs::path& folder) {
   const InputFile file = InputFile::open_in(folder, kIndexFile);
   const std::string source = file.path().string();
   refuse_foreign(file);
-  LONGLORA_CHECK(file.size() <= kMaxIndexBytes, data, fmt::format("expected an index of at most {} bytes, found {}", kMaxIndexBytes, file.size()),
-                 source, "write the index again");
+  LONGLORA_CHECK(file.size() <= kMaxIndexBytes, data,
+                 fmt::format("expected an index of at most {} bytes, found {}", kMaxIndexBytes, file.size()), source,
+                 "write the index again");
   const WeightIndex index = parse_weight_index(file.read_text(0, file.size()), source);
   file.check_unchanged();
   for (const std::string& name : index.shards) {
@@ -101,14 +103,16 @@ void ShardedFolder::check_bijection(const WeightIndex& index, const std::string&
   Problems problems(source);
   for (const auto& [name, shard] : index.tensors) {
     if (!shards_[shard].find(name)) {
-      problems.add(fmt::format("weight_map.{}", escape(name)), fmt::format("expected the tensor in {}, it is not there", index.shards[shard]));
+      problems.add(fmt::format("weight_map.{}", escape(name)),
+                   fmt::format("expected the tensor in {}, it is not there", index.shards[shard]));
     }
   }
   for (uint32_t shard = 0; shard < shards_.size(); ++shard) {
     for (const TensorInfo& tensor : shards_[shard].tensors()) {
       const auto mapped = std::pair(tensor.name, shard);
       if (!std::binary_search(index.tensors.begin(), index.tensors.end(), mapped)) {
-        problems.add(fmt::format("weight_map.{}", escape(tensor.name)), fmt::format("the tensor of {} is not mapped to this shard", index.shards[shard]));
+        problems.add(fmt::format("weight_map.{}", escape(tensor.name)),
+                     fmt::format("the tensor of {} is not mapped to this shard", index.shards[shard]));
       }
     }
   }

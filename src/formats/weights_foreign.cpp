@@ -27,7 +27,8 @@ bool has_pickle_name(std::string_view file_name) {
 bool is_meta_layout(std::string_view file_name) { return file_name.starts_with("consolidated.") && file_name.ends_with(".pth"); }
 
 void refuse_pickle(const fs::path& file) {
-  fail(ErrorKind::data, "pickle is not read", file.string(), "convert the file to safetensors with the line above", {std::string(kConversion)});
+  fail(ErrorKind::data, "pickle is not read", file.string(), "convert the file to safetensors with the line above",
+       {std::string(kConversion)});
 }
 
 void refuse_meta_layout(const fs::path& file) {
@@ -40,7 +41,8 @@ void refuse_foreign(const InputFile& file) {
   if (is_meta_layout(name)) refuse_meta_layout(file.path());
   const std::string head = file.read_text(0, std::min(kSniffedBytes, file.size()));
   if (head.starts_with("version https://git-lfs.github.com/spec/")) {
-    fail(ErrorKind::data, "the file is a pointer, the weights were not downloaded", file.path().string(), "run git lfs pull in the model's folder");
+    fail(ErrorKind::data, "the file is a pointer, the weights were not downloaded", file.path().string(),
+         "run git lfs pull in the model's folder");
   }
   if (has_pickle_name(name) || head.starts_with("PK\x03\x04") || head.starts_with("\x80")) refuse_pickle(file.path());
 }

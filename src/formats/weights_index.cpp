@@ -26,7 +26,7 @@ void read_metadata(JsonScanner& scan, WeightIndex& index) {
     if (key != "total_size") continue;
     uint64_t size = 0;
     const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), size);
-    if (error == std::errc() && end == value.data() + value.size()) index.total_size = size;   // some writers store "1.3e10"
+    if (error == std::errc() && end == value.data() + value.size()) index.total_size = size;  // some writers store "1.3e10"
   }
 }
 
@@ -38,7 +38,8 @@ void read_weight_map(JsonScanner& scan, WeightIndex& index, Problems& problems) 
     std::string name = scan.key(kMaxTensorNameBytes, "a tensor name");
     const std::string shard = scan.string(4096, "a shard name");
     if (!is_shard_name(shard)) {
-      problems.add(fmt::format("weight_map.{}", escape(name)), fmt::format("expected the name of a .safetensors file in this folder, found '{}'", escape(shard)));
+      problems.add(fmt::format("weight_map.{}", escape(name)),
+                   fmt::format("expected the name of a .safetensors file in this folder, found '{}'", escape(shard)));
       continue;
     }
     const auto [at, is_new] = number_of_shard.emplace(shard, static_cast<uint32_t>(number_of_shard.size()));
@@ -97,8 +98,9 @@ WeightIndex parse_weight_index(std::string_view text, std::string_view source) {
 }
 
 std::string make_weight_index(const std::map<std::string, std::string>& weight_map, uint64_t total_bytes, uint64_t total_parameters) {
-  std::string out = fmt::format("{{\n  \"metadata\": {{\n    \"total_parameters\": {},\n    \"total_size\": {}\n  }},\n  \"weight_map\": {{",
-                                total_parameters, total_bytes);
+  std::string out =
+      fmt::format("{{\n  \"metadata\": {{\n    \"total_parameters\": {},\n    \"total_size\": {}\n  }},\n  \"weight_map\": {{",
+                  total_parameters, total_bytes);
   for (bool first = true; const auto& [name, shard] : weight_map) {
     out += fmt::format("{}\n    {}: {}", first ? "" : ",", json_quote(name), json_quote(shard));
     first = false;

@@ -1,9 +1,10 @@
 // config.json: what is accepted, what is refused with which words, what is written.
 
+#include "longlora/config/model_config.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "longlora/config/model_config.h"
 #include "longlora/core/json.h"
 #include "support/error_of.h"
 #include "support/temp_dir.h"
@@ -44,7 +45,9 @@ std::string with(std::string_view key, std::string_view value) {
 ModelConfig parse(std::string_view json) { return parse_model_config(json, "config.json"); }
 std::string refusal(std::string_view json) {
   const auto error = thrown_by([&] { parse(json); });
-  return error && error->kind == ErrorKind::data ? error->what_happened : error ? "another kind: " + std::string(error->what()) : "accepted";
+  return error && error->kind == ErrorKind::data ? error->what_happened
+         : error                                 ? "another kind: " + std::string(error->what())
+                                                 : "accepted";
 }
 
 TEST(ModelConfig, ReadsTheUsualKeys) {
@@ -68,7 +71,8 @@ TEST(ModelConfig, ReadsTheUsualKeys) {
 }
 
 TEST(ModelConfig, FillsTheDefaultsOfHuggingFace) {
-  const ModelConfig c = parse(R"({"model_type": "llama", "vocab_size": 10, "hidden_size": 64, "intermediate_size": 8, "num_hidden_layers": 1,
+  const ModelConfig c =
+      parse(R"({"model_type": "llama", "vocab_size": 10, "hidden_size": 64, "intermediate_size": 8, "num_hidden_layers": 1,
                                   "num_attention_heads": 4})");
   EXPECT_EQ(c.num_kv_heads, 4);
   EXPECT_EQ(c.max_position, 2048);
@@ -99,10 +103,15 @@ TEST(ModelConfig, PadOutsideTheVocabularyIsNullWithANotice) {
 }
 
 TEST(ModelConfig, RefusesWithKeyExpectedAndFound) {
-  struct Case { const char* key; const char* value; const char* message; };
+  struct Case {
+    const char* key;
+    const char* value;
+    const char* message;
+  };
   const Case cases[] = {
       {"model_type", "\"qwen2\"", "model_type: expected \"llama\" or \"mistral\", found \"qwen2\""},
-      {"architectures", "[\"GPT2LMHeadModel\"]", "architectures: expected [\"LlamaForCausalLM\"] or [\"MistralForCausalLM\"], found \"GPT2LMHeadModel\""},
+      {"architectures", "[\"GPT2LMHeadModel\"]",
+       "architectures: expected [\"LlamaForCausalLM\"] or [\"MistralForCausalLM\"], found \"GPT2LMHeadModel\""},
       {"vocab_size", "0", "vocab_size: expected an integer in [1, 1048576], found 0"},
       {"vocab_size", "1048577", "vocab_size: expected an integer in [1, 1048576], found 1048577"},
       {"vocab_size", "100.0", "vocab_size: expected an integer in [1, 1048576], found 100.0"},
@@ -126,14 +135,16 @@ TEST(ModelConfig, RefusesWithKeyExpectedAndFound) {
       {"attention_bias", "true", "attention_bias: expected false, found true (not supported yet)"},
       {"mlp_bias", "true", "mlp_bias: expected false, found true (not supported yet)"},
       {"sliding_window", "4096", "sliding_window: expected null (set it to null if the model was trained without a window), found 4096"},
-      {"quantization_config", "{\"bits\": 4}", "quantization_config: expected no such key (load unquantised weights or GGUF), found an object"},
+      {"quantization_config", "{\"bits\": 4}",
+       "quantization_config: expected no such key (load unquantised weights or GGUF), found an object"},
       {"bos_token_id", "100", "bos_token_id: expected a token id below vocab_size (100) or null, found 100"},
       {"eos_token_id", "[2, \"x\"]", "eos_token_id: expected a token id below vocab_size (100) or null, found \"x\""},
       {"longlora_train", "{\"context\": 0}", "longlora_train.context: expected an integer in [1, 16777216], found 0"},
       {"partial_rotary_factor", "0.5", "partial_rotary_factor: expected 1, found 0.5"},
       {"rope_scaling", "\"linear\"", "rope_scaling: expected an object or null, found \"linear\""},
       {"rope_scaling", "{\"factor\": 2.0}", "rope_scaling.rope_type: expected default, linear, dynamic, yarn or llama3, found no such key"},
-      {"rope_scaling", "{\"type\": \"longrope\"}", "rope_scaling.rope_type: expected default, linear, dynamic, yarn or llama3, found \"longrope\" (not supported)"},
+      {"rope_scaling", "{\"type\": \"longrope\"}",
+       "rope_scaling.rope_type: expected default, linear, dynamic, yarn or llama3, found \"longrope\" (not supported)"},
       {"rope_scaling", "{\"rope_type\": \"proportional\"}",
        "rope_scaling.rope_type: expected default, linear, dynamic, yarn or llama3, found \"proportional\" (not supported)"},
       {"rope_scaling", "{\"type\": \"linear\"}", "rope_scaling.factor: expected a number in [1, 1000000], found no such key"},
@@ -142,19 +153,24 @@ TEST(ModelConfig, RefusesWithKeyExpectedAndFound) {
        "rope_scaling.rope_type: expected the same as type (\"linear\"), found \"dynamic\""},
       {"rope_scaling", "{\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 4, \"high_freq_factor\": 1}",
        "rope_scaling.high_freq_factor: expected more than low_freq_factor (4), found 1"},
-      {"rope_parameters", "{\"rope_type\": \"default\", \"rope_theta\": 5000.0}", "rope_parameters.rope_theta: expected the top-level rope_theta (10000), found 5000"},
+      {"rope_parameters", "{\"rope_type\": \"default\", \"rope_theta\": 5000.0}",
+       "rope_parameters.rope_theta: expected the top-level rope_theta (10000), found 5000"},
       {"rope_parameters", "{\"full_attention\": {\"rope_type\": \"default\"}}",
        "rope_parameters.full_attention: expected one setting for all layers, found an object (per-layer settings are not supported)"},
-      {"rope_parameters", "{\"rope_type\": \"default\", \"partial_rotary_factor\": 0.25}", "rope_parameters.partial_rotary_factor: expected 1, found 0.25"},
+      {"rope_parameters", "{\"rope_type\": \"default\", \"partial_rotary_factor\": 0.25}",
+       "rope_parameters.partial_rotary_factor: expected 1, found 0.25"},
   };
   for (const Case& c : cases) EXPECT_EQ(refusal(with(c.key, c.value)), c.message) << c.key << " = " << c.value;
 }
 
 TEST(ModelConfig, ParametersWinOverScalingAndMustAgree) {
   const std::string both = with("rope_scaling", R"({"type": "linear", "factor": 2.0})");
-  const auto add = [&](std::string_view parameters) { return std::string(both).insert(2, "\"rope_parameters\": " + std::string(parameters) + ","); };
+  const auto add = [&](std::string_view parameters) {
+    return std::string(both).insert(2, "\"rope_parameters\": " + std::string(parameters) + ",");
+  };
   EXPECT_EQ(parse(add(R"({"rope_type": "linear", "factor": 2})")).rope.factor, 2);
-  EXPECT_EQ(refusal(add(R"({"rope_type": "linear", "factor": 4})")), "rope_parameters: expected the same as rope_scaling, found another setting");
+  EXPECT_EQ(refusal(add(R"({"rope_type": "linear", "factor": 4})")),
+            "rope_parameters: expected the same as rope_scaling, found another setting");
 }
 
 TEST(ModelConfig, TopLevelOriginalLengthWins) {
@@ -165,7 +181,8 @@ TEST(ModelConfig, TopLevelOriginalLengthWins) {
 }
 
 TEST(ModelConfig, AllProblemsComeTogether) {
-  const auto error = thrown_by([] { parse(R"({"model_type": "bert", "hidden_size": 1, "num_attention_heads": 4, "attention_bias": true})"); });
+  const auto error =
+      thrown_by([] { parse(R"({"model_type": "bert", "hidden_size": 1, "num_attention_heads": 4, "attention_bias": true})"); });
   ASSERT_TRUE(error);
   EXPECT_THAT(error->what_happened, HasSubstr("problems, the first: model_type: expected"));
   EXPECT_EQ(error->where, "config.json");
@@ -230,11 +247,13 @@ TEST(WriteModelConfig, ChangesOnlyTheStatedKeysInPlace) {
 }
 
 TEST(WriteModelConfig, KeepsRopeKeysByteEqualWhenNothingIsExtended) {
-  const std::string odd = R"({"model_type":"llama","vocab_size":10,"hidden_size":64,"intermediate_size":8,"num_hidden_layers":1,"num_attention_heads":4,
+  const std::string odd =
+      R"({"model_type":"llama","vocab_size":10,"hidden_size":64,"intermediate_size":8,"num_hidden_layers":1,"num_attention_heads":4,
    "max_position_embeddings" :  512, "rope_parameters" : {"rope_theta" : 1e4,"rope_type":"linear", "factor":2}, "x":"}\",{", "use_cache":false , "torch_dtype":"float16" })";
   const ModelConfig base = parse(odd);
   const std::string out = write_model_config(base, extend_rope(base, linear(), 1024), "float32", true, "9");
-  EXPECT_EQ(out, R"({"model_type":"llama","vocab_size":10,"hidden_size":64,"intermediate_size":8,"num_hidden_layers":1,"num_attention_heads":4,
+  EXPECT_EQ(out,
+            R"({"model_type":"llama","vocab_size":10,"hidden_size":64,"intermediate_size":8,"num_hidden_layers":1,"num_attention_heads":4,
    "max_position_embeddings" :  512, "rope_parameters" : {"rope_theta" : 1e4,"rope_type":"linear", "factor":2}, "x":"}\",{", "use_cache":true, "torch_dtype":"float32","tie_word_embeddings": true,"longlora_train": {
     "context": 1024,
     "base_context": 1024,
@@ -243,7 +262,8 @@ TEST(WriteModelConfig, KeepsRopeKeysByteEqualWhenNothingIsExtended) {
 }
 
 TEST(WriteModelConfig, ReplacesTheNewShapeByTheOneEveryReaderKnows) {
-  const ModelConfig base = parse(R"({"rope_parameters": {"rope_type": "default", "rope_theta": 20000.0}, "model_type": "llama", "vocab_size": 10,
+  const ModelConfig base =
+      parse(R"({"rope_parameters": {"rope_type": "default", "rope_theta": 20000.0}, "model_type": "llama", "vocab_size": 10,
     "hidden_size": 64, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 4, "max_position_embeddings": 512, "dtype": "float32"})");
   const std::string out = write_model_config(base, extend_rope(base, linear(), 1024), "bfloat16", false, "1");
   const JsonValue json = parse_json(out, "out");
@@ -259,7 +279,8 @@ TEST(WriteModelConfig, IntegersAndFloatsKeepTheirKinds) {
   const ModelConfig base = parse(kTiny);
   RopeExtension e = extend_rope(base, {.scaling = RopeMethod::llama3, .factor = {}, .theta = {}}, 4096);
   const JsonValue scaling = *parse_json(write_model_config(base, e, "bfloat16", false, "1"), "out").find("rope_scaling");
-  for (const char* key : {"factor", "low_freq_factor", "high_freq_factor"}) EXPECT_TRUE(std::holds_alternative<double>(scaling.find(key)->value)) << key;
+  for (const char* key : {"factor", "low_freq_factor", "high_freq_factor"})
+    EXPECT_TRUE(std::holds_alternative<double>(scaling.find(key)->value)) << key;
   EXPECT_EQ(scaling.find("original_max_position_embeddings")->unsigned_integer(), 512u);
   e = extend_rope(base, {.scaling = RopeMethod::dynamic, .factor = {}, .theta = {}}, 4096);
   EXPECT_TRUE(parse_json(write_model_config(base, e, "bfloat16", false, "1"), "out").find("rope_scaling")->is_null());
@@ -269,7 +290,14 @@ TEST(MakeModelConfig, ReadsBackEqual) {
   ModelConfig c = parse(with("eos_token_id", "[2, 7]"));
   c.tied = true;
   c.pad_token = 9;
-  c.rope = {.type = RopeType::yarn, .theta = 12345.5, .factor = 4, .original_max_position = 128, .beta_fast = 24, .mscale = 0.7, .mscale_all_dim = 0.5, .truncate = false};
+  c.rope = {.type = RopeType::yarn,
+            .theta = 12345.5,
+            .factor = 4,
+            .original_max_position = 128,
+            .beta_fast = 24,
+            .mscale = 0.7,
+            .mscale_all_dim = 0.5,
+            .truncate = false};
   const ModelConfig back = parse(make_model_config(c, "float32"));
   EXPECT_EQ(back.rope, c.rope);
   EXPECT_EQ(back.eos_tokens, c.eos_tokens);

@@ -45,7 +45,8 @@ TEST(RopeFrequencies, EqualTransformersForEveryShapeAndType) {
 
 TEST(RopeFrequencies, DynamicIsTheDefaultUpToMaxPosition) {
   const RopeScaling dynamic{.type = RopeType::dynamic, .factor = 4}, plain{};
-  for (const int64_t length : {1, 100, 4096}) EXPECT_EQ(rope_frequencies(dynamic, 64, 4096, length), rope_frequencies(plain, 64, 4096, 4096));
+  for (const int64_t length : {1, 100, 4096})
+    EXPECT_EQ(rope_frequencies(dynamic, 64, 4096, length), rope_frequencies(plain, 64, 4096, 4096));
   EXPECT_NE(rope_frequencies(dynamic, 64, 4096, 4097), rope_frequencies(plain, 64, 4096, 4096));
 }
 
@@ -58,7 +59,7 @@ TEST(RopeFrequencies, DynamicRaisesThetaByItsFormula) {
 TEST(RopeFrequencies, LinearDividesEveryFrequency) {
   const auto plain = rope_frequencies({}, 80, 1, 1), scaled = rope_frequencies({.type = RopeType::linear, .factor = 8}, 80, 1, 1);
   ASSERT_EQ(plain.size(), 40u);
-  for (size_t i = 0; i < plain.size(); ++i) EXPECT_EQ(scaled[i], plain[i] / 8) << i;   // a power of two divides exactly
+  for (size_t i = 0; i < plain.size(); ++i) EXPECT_EQ(scaled[i], plain[i] / 8) << i;  // a power of two divides exactly
 }
 
 TEST(RopeFrequencies, Llama3KeepsFastAndDividesSlowDimensions) {
@@ -67,9 +68,12 @@ TEST(RopeFrequencies, Llama3KeepsFastAndDividesSlowDimensions) {
   size_t kept = 0, divided = 0, between = 0;
   for (size_t i = 0; i < plain.size(); ++i) {
     const double wavelength = 2 * std::numbers::pi / plain[i];
-    if (wavelength < 2048) kept += scaled[i] == plain[i];
-    else if (wavelength > 8192) divided += scaled[i] == plain[i] / 8;
-    else between += scaled[i] < plain[i] && scaled[i] > plain[i] / 8;
+    if (wavelength < 2048)
+      kept += scaled[i] == plain[i];
+    else if (wavelength > 8192)
+      divided += scaled[i] == plain[i] / 8;
+    else
+      between += scaled[i] < plain[i] && scaled[i] > plain[i] / 8;
   }
   EXPECT_EQ(kept + divided + between, plain.size());
   EXPECT_GT(kept, 0u);
@@ -107,8 +111,15 @@ TEST(RopeAttentionFactor, FollowsYarnsRules) {
 // --- extension: every cell of the table -------------------------------------------------------------------------------------------
 
 ModelConfig base_with(RopeScaling rope, int64_t max_position, int64_t head_dim = 128) {
-  ModelConfig c{.vocab_size = 32, .hidden_size = head_dim * 2, .intermediate_size = 64, .num_layers = 1, .num_heads = 2, .num_kv_heads = 1,
-                .head_dim = head_dim, .max_position = max_position, .rope = rope};
+  ModelConfig c{.vocab_size = 32,
+                .hidden_size = head_dim * 2,
+                .intermediate_size = 64,
+                .num_layers = 1,
+                .num_heads = 2,
+                .num_kv_heads = 1,
+                .head_dim = head_dim,
+                .max_position = max_position,
+                .rope = rope};
   return parse_model_config(make_model_config(c, "bfloat16"), "config.json");
 }
 
@@ -155,7 +166,9 @@ TEST(ExtendRope, DefaultBaseWithEveryMethod) {
   EXPECT_EQ(yarn.new_max_position, 32768) << "yarn writes factor x M0, readers derive the factor from the ratio";
   EXPECT_EQ(yarn.new_context, 30000);
   const RopeExtension llama3 = extend_rope(base, method(RopeMethod::llama3), 32768);
-  EXPECT_EQ(llama3.after, (RopeScaling{.type = RopeType::llama3, .factor = 8, .low_freq_factor = 1, .high_freq_factor = 4, .original_max_position = 4096}));
+  EXPECT_EQ(
+      llama3.after,
+      (RopeScaling{.type = RopeType::llama3, .factor = 8, .low_freq_factor = 1, .high_freq_factor = 4, .original_max_position = 4096}));
 }
 
 TEST(ExtendRope, ScaledBasesComposeWithTheirOwnMethod) {
@@ -182,12 +195,22 @@ TEST(ExtendRope, ScaledBasesComposeWithTheirOwnMethod) {
 }
 
 TEST(ExtendRope, OtherCellsNameTheMethodThatComposes) {
-  struct Cell { RopeScaling base; int64_t max_position; RopeMethod method; const char* composes; };
-  const Cell cells[] = {{kLinear2, 4096, RopeMethod::yarn, "linear (or dynamic)"}, {kLinear2, 4096, RopeMethod::llama3, "linear (or dynamic)"},
-                        {kDynamic2, 4096, RopeMethod::linear, "dynamic"},          {kDynamic2, 4096, RopeMethod::yarn, "dynamic"},
-                        {kDynamic2, 4096, RopeMethod::llama3, "dynamic"},          {kYarn2, 4096, RopeMethod::linear, "yarn"},
-                        {kYarn2, 4096, RopeMethod::dynamic, "yarn"},               {kYarn2, 4096, RopeMethod::llama3, "yarn"},
-                        {kLlama8, 131072, RopeMethod::linear, "llama3"},           {kLlama8, 131072, RopeMethod::dynamic, "llama3"},
+  struct Cell {
+    RopeScaling base;
+    int64_t max_position;
+    RopeMethod method;
+    const char* composes;
+  };
+  const Cell cells[] = {{kLinear2, 4096, RopeMethod::yarn, "linear (or dynamic)"},
+                        {kLinear2, 4096, RopeMethod::llama3, "linear (or dynamic)"},
+                        {kDynamic2, 4096, RopeMethod::linear, "dynamic"},
+                        {kDynamic2, 4096, RopeMethod::yarn, "dynamic"},
+                        {kDynamic2, 4096, RopeMethod::llama3, "dynamic"},
+                        {kYarn2, 4096, RopeMethod::linear, "yarn"},
+                        {kYarn2, 4096, RopeMethod::dynamic, "yarn"},
+                        {kYarn2, 4096, RopeMethod::llama3, "yarn"},
+                        {kLlama8, 131072, RopeMethod::linear, "llama3"},
+                        {kLlama8, 131072, RopeMethod::dynamic, "llama3"},
                         {kLlama8, 131072, RopeMethod::yarn, "llama3"}};
   for (const Cell& cell : cells) {
     const auto error = thrown_by([&] { extend_rope(base_with(cell.base, cell.max_position), method(cell.method), 262144); });
@@ -218,8 +241,9 @@ TEST(ExtendRope, OwnExportComposesAndTheUnmarkedReadingIsAsked) {
 TEST(ExtendRope, BothReadingsArePrinted) {
   const RopeExtension e = extend_rope(base_with(kLinear2, 4096), method(RopeMethod::linear), 16384);
   ASSERT_EQ(e.notices.size(), 1u);
-  EXPECT_EQ(e.notices[0], "linear scaling with factor 2 and max_position_embeddings 4096: read as context 8192 (total factor 4); read as context "
-                          "4096 it would be 8: set rope.factor to choose");
+  EXPECT_EQ(e.notices[0],
+            "linear scaling with factor 2 and max_position_embeddings 4096: read as context 8192 (total factor 4); read as context "
+            "4096 it would be 8: set rope.factor to choose");
   EXPECT_TRUE(extend_rope(base_with({}, 4096), method(RopeMethod::linear), 16384).notices.empty());
 }
 
@@ -240,7 +264,8 @@ TEST(ExtendRope, ScalingNoneIsAllowedWithANotice) {
   EXPECT_EQ(e.new_max_position, 8192);
   ASSERT_EQ(e.notices.size(), 1u);
   EXPECT_EQ(e.notices[0], "rope.scaling is none: 8192 tokens are used with frequencies made for 4096");
-  EXPECT_EQ(extend_rope(base_with(kDynamic2, 4096), method(RopeMethod::none), 16384).new_max_position, 4096) << "M is the origin of dynamic";
+  EXPECT_EQ(extend_rope(base_with(kDynamic2, 4096), method(RopeMethod::none), 16384).new_max_position, 4096)
+      << "M is the origin of dynamic";
 }
 
 TEST(ExtendRope, ThetaOverridesTheModels) {
@@ -261,10 +286,15 @@ TEST(ExtendRope, SummaryIsOneLine) {
 
 // What is written must be read back as what was trained, for every cell that composes.
 TEST(ExtendRope, WrittenConfigReadsBackAsTrained) {
-  struct Cell { RopeScaling base; int64_t max_position; RopeMethod method; };
-  const Cell cells[] = {{{}, 4096, RopeMethod::linear},       {{}, 4096, RopeMethod::dynamic},      {{}, 4096, RopeMethod::yarn},
-                        {{}, 4096, RopeMethod::llama3},       {kLinear2, 4096, RopeMethod::linear}, {kLinear2, 4096, RopeMethod::dynamic},
-                        {kDynamic2, 4096, RopeMethod::dynamic}, {kYarn2, 4096, RopeMethod::yarn},   {kLlama8, 131072, RopeMethod::llama3}};
+  struct Cell {
+    RopeScaling base;
+    int64_t max_position;
+    RopeMethod method;
+  };
+  const Cell cells[] = {
+      {{}, 4096, RopeMethod::linear},         {{}, 4096, RopeMethod::dynamic},      {{}, 4096, RopeMethod::yarn},
+      {{}, 4096, RopeMethod::llama3},         {kLinear2, 4096, RopeMethod::linear}, {kLinear2, 4096, RopeMethod::dynamic},
+      {kDynamic2, 4096, RopeMethod::dynamic}, {kYarn2, 4096, RopeMethod::yarn},     {kLlama8, 131072, RopeMethod::llama3}};
   for (const Cell& cell : cells) {
     const ModelConfig base = base_with(cell.base, cell.max_position);
     const RopeExtension e = extend_rope(base, method(cell.method), 262144);

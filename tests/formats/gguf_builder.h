@@ -33,10 +33,10 @@ inline std::string strings_value(const std::vector<std::string>& list) {
 
 struct RawGgufTensor {
   std::string name;
-  std::vector<uint64_t> dimensions;   // innermost first, as in the file
+  std::vector<uint64_t> dimensions;  // innermost first, as in the file
   uint32_t type = 0;
   std::string data;
-  uint64_t offset = 0;                // set by place()
+  uint64_t offset = 0;  // set by place()
 };
 
 struct RawGguf {
@@ -56,7 +56,9 @@ struct RawGguf {
     }
     values.emplace_back(key, value);
   }
-  void remove(const std::string& key) { std::erase_if(values, [&](const auto& kv) { return kv.first == key; }); }
+  void remove(const std::string& key) {
+    std::erase_if(values, [&](const auto& kv) { return kv.first == key; });
+  }
   RawGgufTensor& tensor(std::string_view name) {
     for (RawGgufTensor& t : tensors) {
       if (t.name == name) return t;
@@ -88,7 +90,7 @@ struct RawGguf {
     out.resize(aligned(out.size()), '\0');
     const size_t start = out.size();
     for (const RawGgufTensor& t : tensors) {
-      if (t.offset > kLargestOffset) continue;   // a wrong offset shall not make a large file
+      if (t.offset > kLargestOffset) continue;  // a wrong offset shall not make a large file
       out.resize(std::max<size_t>(out.size(), start + t.offset), '\0');
       if (start + t.offset == out.size()) out += t.data;
     }

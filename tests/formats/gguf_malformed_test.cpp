@@ -41,7 +41,8 @@ void add_header_cases(std::vector<Malformed>& out) {
   out.push_back({"too many keys", start("GGUF", 3, 0, 65'537), "at most 65536 keys, found 65537"});
   out.push_back({"key count 2^63", start("GGUF", 3, 0, uint64_t{1} << 63), "at most 65536 keys"});
   const std::string whole = good.file();
-  for (size_t size = 24; size < good.header().size(); size += 29) out.push_back({"truncated at " + std::to_string(size), whole.substr(0, size), ""});
+  for (size_t size = 24; size < good.header().size(); size += 29)
+    out.push_back({"truncated at " + std::to_string(size), whole.substr(0, size), ""});
   out.push_back({"data cut", whole.substr(0, whole.size() - 1), "expected data inside"});
   out.push_back({"no data", good.header(), "expected"});
   out.push_back({"part of a split", whole, "split into several GGUF files", "m-00001-of-00003.gguf"});
@@ -49,7 +50,12 @@ void add_header_cases(std::vector<Malformed>& out) {
 
 void add_value_cases(std::vector<Malformed>& out) {
   const auto value = [&](std::string name, std::string bytes, std::string message, const std::string& key = "some.key") {
-    out.push_back(edited(std::move(name), [&](RawGguf& g) { g.values.insert(g.values.begin(), {key, std::move(bytes)}); }, std::move(message)));
+    out.push_back(edited(
+        std::move(name),
+        [&](RawGguf& g) {
+          g.values.insert(g.values.begin(), {key, std::move(bytes)});
+        },
+        std::move(message)));
   };
   value("type 13", little_endian(13, 4), "expected a value type of 0 to 12 for key some.key, found 13");
   value("type 2^32-1", little_endian(UINT32_MAX, 4), "expected a value type of 0 to 12");
@@ -72,7 +78,8 @@ void add_value_cases(std::vector<Malformed>& out) {
   value("key twice", string_value("llama"), "expected every key once, found general.architecture twice", "general.architecture");
   value("split.count 2", u32_value(2), "split into several GGUF files", "split.count");
   for (const uint32_t alignment : {0u, 1u, 4u, 24u, 33u, 8192u, UINT32_MAX}) {
-    value("alignment " + std::to_string(alignment), u32_value(alignment), "expected general.alignment to be a power of two", "general.alignment");
+    value("alignment " + std::to_string(alignment), u32_value(alignment), "expected general.alignment to be a power of two",
+          "general.alignment");
   }
   value("alignment as text", string_value("32"), "expected general.alignment to be a power of two", "general.alignment");
 }
@@ -82,44 +89,78 @@ void add_tensor_cases(std::vector<Malformed>& out) {
   for (size_t i = 0; i < tensors; ++i) {
     const std::string name = tiny_gguf().tensors[i].name, at = " at tensor " + std::to_string(i);
     const auto tensor = [&](const char* what, const std::function<void(RawGgufTensor&)>& edit, std::string message) {
-      out.push_back(edited(what + at, [&](RawGguf& g) { edit(g.tensors[i]); }, std::move(message)));
+      out.push_back(edited(
+          what + at, [&](RawGguf& g) { edit(g.tensors[i]); }, std::move(message)));
     };
-    tensor("no dimension", [](RawGgufTensor& t) { t.dimensions.clear(); }, "expected 1 to 4 dimensions in tensor " + name + ", found 0");
-    tensor("five dimensions", [](RawGgufTensor& t) { t.dimensions.assign(5, 1); }, "expected 1 to 4 dimensions");
-    tensor("dimension 0", [](RawGgufTensor& t) { t.dimensions[0] = 0; }, "expected dimensions of at least 1");
-    tensor("dimension 2^63", [](RawGgufTensor& t) { t.dimensions[0] = uint64_t{1} << 63; }, "expected dimensions of at least 1");
-    tensor("product overflows", [](RawGgufTensor& t) { t.dimensions = {uint64_t{1} << 40, uint64_t{1} << 40}; }, "overflows 64 bits");
-    tensor("unsupported type", [](RawGgufTensor& t) { t.type = 12; }, "expected a type of F32 F16 BF16 Q4_0 Q4_1 Q8_0, found Q4_K (12), which is not in this version");
-    tensor("unknown type", [](RawGgufTensor& t) { t.type = 999; }, "found 999, which is not in this version");
-    tensor("row not of whole blocks", [](RawGgufTensor& t) { t.type = 8; t.dimensions[0] = 33; }, "expected rows of a multiple of 32 elements for Q8_0, found 33");
-    tensor("offset not aligned", [](RawGgufTensor& t) { t.offset += 4; }, "expected an offset that is a multiple of 32");
-    tensor("offset beyond the file", [](RawGgufTensor& t) { t.offset += 1 << 30; }, "expected data inside");
-    tensor("offset 2^64-32", [](RawGgufTensor& t) { t.offset = UINT64_MAX - 31; }, "expected data inside");
-    tensor("name too long", [](RawGgufTensor& t) { t.name = std::string(129, 'n'); }, "a tensor name of at most 128 bytes, found 129");
-    tensor("unknown name", [](RawGgufTensor& t) { t.name = "blk.0.other.weight"; }, i == 0 ? "expected a matrix token_embd.weight" : "");
-    tensor("layer out of range", [](RawGgufTensor& t) { t.name = "blk.1.ffn_up.weight"; }, "");
-    tensor("layer with leading zero", [](RawGgufTensor& t) { t.name = "blk.00.ffn_up.weight"; }, "");
-    out.push_back(edited("name twice" + at, [&](RawGguf& g) { g.tensors[(i + 1) % tensors].name = g.tensors[i].name; }, "expected every name once, found it twice"));
-    out.push_back(edited("overlap" + at, [&](RawGguf& g) { g.tensors[i].offset = g.tensors[(i + 1) % tensors].offset; }, ""));
-    if (name != "output.weight") out.push_back(edited("removed" + at, [&](RawGguf& g) { g.tensors.erase(g.tensors.begin() + static_cast<std::ptrdiff_t>(i)); }, ""));
+    tensor(
+        "no dimension", [](RawGgufTensor& t) { t.dimensions.clear(); }, "expected 1 to 4 dimensions in tensor " + name + ", found 0");
+    tensor(
+        "five dimensions", [](RawGgufTensor& t) { t.dimensions.assign(5, 1); }, "expected 1 to 4 dimensions");
+    tensor(
+        "dimension 0", [](RawGgufTensor& t) { t.dimensions[0] = 0; }, "expected dimensions of at least 1");
+    tensor(
+        "dimension 2^63", [](RawGgufTensor& t) { t.dimensions[0] = uint64_t{1} << 63; }, "expected dimensions of at least 1");
+    tensor(
+        "product overflows",
+        [](RawGgufTensor& t) {
+          t.dimensions = {uint64_t{1} << 40, uint64_t{1} << 40};
+        },
+        "overflows 64 bits");
+    tensor(
+        "unsupported type", [](RawGgufTensor& t) { t.type = 12; },
+        "expected a type of F32 F16 BF16 Q4_0 Q4_1 Q8_0, found Q4_K (12), which is not in this version");
+    tensor(
+        "unknown type", [](RawGgufTensor& t) { t.type = 999; }, "found 999, which is not in this version");
+    tensor(
+        "row not of whole blocks",
+        [](RawGgufTensor& t) {
+          t.type = 8;
+          t.dimensions[0] = 33;
+        },
+        "expected rows of a multiple of 32 elements for Q8_0, found 33");
+    tensor(
+        "offset not aligned", [](RawGgufTensor& t) { t.offset += 4; }, "expected an offset that is a multiple of 32");
+    tensor(
+        "offset beyond the file", [](RawGgufTensor& t) { t.offset += 1 << 30; }, "expected data inside");
+    tensor(
+        "offset 2^64-32", [](RawGgufTensor& t) { t.offset = UINT64_MAX - 31; }, "expected data inside");
+    tensor(
+        "name too long", [](RawGgufTensor& t) { t.name = std::string(129, 'n'); }, "a tensor name of at most 128 bytes, found 129");
+    tensor(
+        "unknown name", [](RawGgufTensor& t) { t.name = "blk.0.other.weight"; }, i == 0 ? "expected a matrix token_embd.weight" : "");
+    tensor(
+        "layer out of range", [](RawGgufTensor& t) { t.name = "blk.1.ffn_up.weight"; }, "");
+    tensor(
+        "layer with leading zero", [](RawGgufTensor& t) { t.name = "blk.00.ffn_up.weight"; }, "");
+    out.push_back(edited(
+        "name twice" + at, [&](RawGguf& g) { g.tensors[(i + 1) % tensors].name = g.tensors[i].name; },
+        "expected every name once, found it twice"));
+    out.push_back(edited(
+        "overlap" + at, [&](RawGguf& g) { g.tensors[i].offset = g.tensors[(i + 1) % tensors].offset; }, ""));
+    if (name != "output.weight")
+      out.push_back(edited(
+          "removed" + at, [&](RawGguf& g) { g.tensors.erase(g.tensors.begin() + static_cast<std::ptrdiff_t>(i)); }, ""));
   }
 }
 
 void add_model_cases(std::vector<Malformed>& out) {
   const auto set = [&](const std::string& key, const std::string& value, std::string message) {
-    out.push_back(edited(key, [&](RawGguf& g) { g.set(key, value); }, std::move(message)));
+    out.push_back(edited(
+        key, [&](RawGguf& g) { g.set(key, value); }, std::move(message)));
   };
   const auto removed = [&](const std::string& key, std::string message) {
-    out.push_back(edited("without " + key, [&](RawGguf& g) { g.remove(key); }, std::move(message)));
+    out.push_back(edited(
+        "without " + key, [&](RawGguf& g) { g.remove(key); }, std::move(message)));
   };
   set("general.architecture", string_value("qwen2"), "expected llama, found 'qwen2'");
   set("general.architecture", u32_value(1), "expected a string, found another value");
   removed("general.architecture", "expected llama, found ''");
-  for (const char* key : {"llama.embedding_length", "llama.feed_forward_length", "llama.block_count", "llama.attention.head_count", "llama.context_length"}) {
+  for (const char* key :
+       {"llama.embedding_length", "llama.feed_forward_length", "llama.block_count", "llama.attention.head_count", "llama.context_length"}) {
     removed(key, "expected an integer, found no such key");
     set(key, string_value("64"), "expected a non-negative integer");
     set(key, f32_value(64), "expected a non-negative integer");
-    set(key, little_endian(5, 4) + little_endian(UINT32_MAX, 4), "expected a non-negative integer");   // i32 of -1
+    set(key, little_endian(5, 4) + little_endian(UINT32_MAX, 4), "expected a non-negative integer");  // i32 of -1
     set(key, u32_value(0), "");
     set(key, u32_value(UINT32_MAX), "");
   }

@@ -1,5 +1,7 @@
 // What a GGUF file becomes: values of every block type, rows of q and k, configuration, tokenizer lists.
 
+#include "longlora/formats/gguf.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -7,7 +9,6 @@
 #include <set>
 
 #include "formats/gguf_builder.h"
-#include "longlora/formats/gguf.h"
 #include "support/error_of.h"
 #include "support/temp_dir.h"
 
@@ -71,7 +72,8 @@ TEST(Gguf, ReadsRopeScaling) {
   EXPECT_EQ(opened(dir, g).config().rope, (RopeScaling{.type = RopeType::linear, .theta = 100000, .factor = 4}));
   g.set("llama.rope.scaling.type", string_value("yarn"));
   g.set("llama.rope.scaling.original_context_length", u32_value(512));
-  EXPECT_EQ(opened(dir, g).config().rope, (RopeScaling{.type = RopeType::yarn, .theta = 100000, .factor = 4, .original_max_position = 512}));
+  EXPECT_EQ(opened(dir, g).config().rope,
+            (RopeScaling{.type = RopeType::yarn, .theta = 100000, .factor = 4, .original_max_position = 512}));
   g.set("llama.rope.scaling.type", string_value("none"));
   EXPECT_EQ(opened(dir, g).config().rope.type, RopeType::none);
 }
@@ -94,7 +96,8 @@ TEST(Gguf, RopeDivisorsBecomeLlama3Scaling) {
     g.tensors.push_back({"rope_freqs.weight", {8}, 0, llama3_divisors(100000, factor, 8)});
     g.place();
     const GgufFile file = opened(dir, g);
-    EXPECT_EQ(file.config().rope, (RopeScaling{.type = RopeType::llama3, .theta = 100000, .factor = factor, .original_max_position = 8192}));
+    EXPECT_EQ(file.config().rope,
+              (RopeScaling{.type = RopeType::llama3, .theta = 100000, .factor = factor, .original_max_position = 8192}));
     EXPECT_EQ(file.weights()->tensors().size(), 12u) << "the divisors are no weight";
     EXPECT_THAT(file.config().json, HasSubstr("\"rope_type\": \"llama3\""));
   }
@@ -154,7 +157,7 @@ TEST(Gguf, RangesOfRowsEqualTheWhole) {
 /// fp16 bits of a few exact values.
 std::string half_bits(double value) {
   int exponent;
-  const double mantissa = std::frexp(std::abs(value), &exponent);   // value = mantissa * 2^exponent, mantissa in [0.5, 1)
+  const double mantissa = std::frexp(std::abs(value), &exponent);  // value = mantissa * 2^exponent, mantissa in [0.5, 1)
   const unsigned sign = value < 0 ? 0x8000u : 0;
   if (value == 0) return little_endian(sign, 2);
   return little_endian(sign | static_cast<unsigned>((exponent + 14) << 10) | (static_cast<unsigned>(mantissa * 2048) & 0x3ffu), 2);
@@ -163,7 +166,13 @@ std::string half_bits(double value) {
 TEST(Gguf, DequantisesEveryTypeByItsDefinition) {
   TempDir dir;
   // ffn_gate: 96 rows of 64 elements = 2 blocks a row; scales differ per block, quants count
-  struct Case { const char* name; uint32_t type; size_t block; std::function<std::string(size_t)> bytes; std::function<double(size_t, size_t)> value; };
+  struct Case {
+    const char* name;
+    uint32_t type;
+    size_t block;
+    std::function<std::string(size_t)> bytes;
+    std::function<double(size_t, size_t)> value;
+  };
   const auto d = [](size_t b) { return (b % 2 ? -1 : 1) * (0.25 + 0.125 * static_cast<double>(b % 5)); };
   const auto m = [](size_t b) { return 3.0 - static_cast<double>(b % 7); };
   const auto q4 = [](size_t b, size_t i) { return static_cast<int>((b * 3 + i * 5) % 16); };
@@ -174,10 +183,13 @@ TEST(Gguf, DequantisesEveryTypeByItsDefinition) {
     return out;
   };
   const Case cases[] = {
-      {"F16", 1, 1, [&](size_t i) { return half_bits(static_cast<double>(i % 100) - 50); }, [](size_t i, size_t) { return static_cast<double>(i % 100) - 50; }},
-      {"BF16", 30, 1, [&](size_t i) { return float_bytes(static_cast<float>(i % 128) - 64).substr(2); }, [](size_t i, size_t) { return static_cast<double>(i % 128) - 64; }},
+      {"F16", 1, 1, [&](size_t i) { return half_bits(static_cast<double>(i % 100) - 50); },
+       [](size_t i, size_t) { return static_cast<double>(i % 100) - 50; }},
+      {"BF16", 30, 1, [&](size_t i) { return float_bytes(static_cast<float>(i % 128) - 64).substr(2); },
+       [](size_t i, size_t) { return static_cast<double>(i % 128) - 64; }},
       {"Q4_0", 2, 32, [&](size_t b) { return half_bits(d(b)) + nibbles(b); }, [&](size_t b, size_t i) { return d(b) * (q4(b, i) - 8); }},
-      {"Q4_1", 3, 32, [&](size_t b) { return half_bits(d(b)) + half_bits(m(b)) + nibbles(b); }, [&](size_t b, size_t i) { return d(b) * q4(b, i) + m(b); }},
+      {"Q4_1", 3, 32, [&](size_t b) { return half_bits(d(b)) + half_bits(m(b)) + nibbles(b); },
+       [&](size_t b, size_t i) { return d(b) * q4(b, i) + m(b); }},
       {"Q8_0", 8, 32,
        [&](size_t b) {
          std::string out = half_bits(d(b));
@@ -213,8 +225,8 @@ TEST(Gguf, QuantisedRowsMoveAsWholes) {
   g.place();
   const GgufFile file = opened(dir, g);
   const auto values = values_of(*file.weights(), "model.layers.0.self_attn.k_proj.weight");
-  EXPECT_EQ(values[1 * 64], 2.0f);        // HF row 1 of head 0 is stored row 2
-  EXPECT_EQ(values[8 * 64], 1.0f);        // second half begins with the odd rows
+  EXPECT_EQ(values[1 * 64], 2.0f);  // HF row 1 of head 0 is stored row 2
+  EXPECT_EQ(values[8 * 64], 1.0f);  // second half begins with the odd rows
   EXPECT_EQ(values[(16 + 9) * 64], 19.0f);
 }
 

@@ -31,25 +31,35 @@ std::vector<RawTensor> good_tensors() {
 
 struct Rule {
   const char* name;
-  std::function<std::string(std::vector<RawTensor>, size_t)> file;   // breaks the tensor at a position
+  std::function<std::string(std::vector<RawTensor>, size_t)> file;  // breaks the tensor at a position
   const char* message;                                              // part of the sentence
   bool names_tensor = true;
 };
 
-std::string packed(const std::vector<RawTensor>& t) { return file_of(header_of(t), std::string(t.empty() ? 0 : good_tensors().back().end, 'x')); }
+std::string packed(const std::vector<RawTensor>& t) {
+  return file_of(header_of(t), std::string(t.empty() ? 0 : good_tensors().back().end, 'x'));
+}
 
 /// The file with the body of tensor `at` replaced.
 std::string with_body(const std::vector<RawTensor>& tensors, size_t at, const std::string& body) {
   std::string json = "{";
-  for (size_t i = 0; i < tensors.size(); ++i) json += (i ? "," : "") + (i == at ? "\"" + tensors[i].name + "\":" + body : tensors[i].entry());
+  for (size_t i = 0; i < tensors.size(); ++i)
+    json += (i ? "," : "") + (i == at ? "\"" + tensors[i].name + "\":" + body : tensors[i].entry());
   return file_of(json + "}", std::string(good_tensors().back().end, 'x'));
 }
 
-std::string replaced(std::string text, std::string_view from, std::string_view to) { return text.replace(text.find(from), from.size(), to); }
+std::string replaced(std::string text, std::string_view from, std::string_view to) {
+  return text.replace(text.find(from), from.size(), to);
+}
 
 /// Rules that change one field of tensor i; the edit returns the broken tensor.
 Rule field(const char* name, std::function<void(RawTensor&)> edit, const char* message) {
-  return {name, [edit](std::vector<RawTensor> t, size_t i) { edit(t[i]); return packed(t); }, message};
+  return {name,
+          [edit](std::vector<RawTensor> t, size_t i) {
+            edit(t[i]);
+            return packed(t);
+          },
+          message};
 }
 /// Rules that rewrite the text of tensor i's entry.
 Rule body(const char* name, std::function<std::string(const std::string&)> edit, const char* message, bool names_tensor = false) {
@@ -64,59 +74,140 @@ std::vector<Rule> rules() {
     return [text](const S& b) { return b.substr(0, b.find("\"data_offsets\":") + 15) + S(text) + "}"; };
   };
   const auto shape = [](std::string_view text) {
-    return [text](const S& b) { return S(b).replace(b.find("[") , b.find("]") - b.find("[") + 1, text); };
+    return [text](const S& b) { return S(b).replace(b.find("["), b.find("]") - b.find("[") + 1, text); };
   };
   return {
-      field("dtype unknown", [](RawTensor& t) { t.dtype = "F8_E4M3"; }, "expected dtype F64 F32 F16 BF16 I64 I32 I16 I8 U8 or BOOL, found 'F8_E4M3'"),
-      field("dtype lower case", [](RawTensor& t) { t.dtype = "f32"; }, "found 'f32'"),
-      field("dtype empty", [](RawTensor& t) { t.dtype = ""; }, "found ''"),
-      field("one element too many", [](RawTensor& t) { t.shape[0] += 1; }, "bytes for"),
-      field("one dimension more", [](RawTensor& t) { t.shape.push_back(2); }, "bytes for"),
-      field("shape of zero elements", [](RawTensor& t) { t.shape[1] = 0; }, "expected 0 bytes"),
-      field("product overflows", [](RawTensor& t) { t.shape = {uint64_t{1} << 62, 8}; }, "overflows 64 bits"),
-      field("end before begin", [](RawTensor& t) { std::swap(t.begin, t.end); }, "expected data_offsets inside the buffer"),
-      field("end beyond the buffer", [](RawTensor& t) { t.end += 1'000'000; }, "expected data_offsets inside the buffer"),
-      field("begin and end beyond", [](RawTensor& t) { t.begin += 1'000'000; t.end += 1'000'000; }, "expected data_offsets inside the buffer"),
-      field("end at 2^63-1", [](RawTensor& t) { t.end = INT64_MAX; }, "expected data_offsets inside the buffer"),
-      field("end one short", [](RawTensor& t) { t.end -= 1; }, "bytes for"),
-      field("begin one late", [](RawTensor& t) { t.begin += 1; }, "bytes for"),
-      field("name of another", [](RawTensor& t) { t.name = t.name == "layer.0.weight" ? "layer.1.weight" : "layer.0.weight"; }, "expected every name once, found it twice"),
-      {"name too long", [](std::vector<RawTensor> t, size_t i) { t[i].name = S(513, 'n'); return packed(t); }, "a tensor name of at most 512 bytes", false},
-      {"name with NUL", [](std::vector<RawTensor> t, size_t i) { t[i].name += "\\u0000"; return packed(t); }, "a tensor name without control characters", false},
-      {"name with a control character", [](std::vector<RawTensor> t, size_t i) { t[i].name += "\\n"; return packed(t); }, "without control characters", false},
-      {"name with DEL", [](std::vector<RawTensor> t, size_t i) { t[i].name += "\x7f"; return packed(t); }, "without control characters", false},
-      {"name with a raw new line", [](std::vector<RawTensor> t, size_t i) { t[i].name += "\n"; return packed(t); }, "no control character inside a string", false},
-      {"name with invalid UTF-8", [](std::vector<RawTensor> t, size_t i) { t[i].name += "\xc3("; return packed(t); }, "valid UTF-8", false},
-      {"name with a lone surrogate", [](std::vector<RawTensor> t, size_t i) { t[i].name += "\\ud800"; return packed(t); }, "a low surrogate", false},
-      {"name with a raw NUL", [](std::vector<RawTensor> t, size_t i) { t[i].name += S(1, '\0'); return packed(t); }, "without NUL bytes", false},
-      {"data moved by a hole", [](std::vector<RawTensor> t, size_t i) {
+      field(
+          "dtype unknown", [](RawTensor& t) { t.dtype = "F8_E4M3"; },
+          "expected dtype F64 F32 F16 BF16 I64 I32 I16 I8 U8 or BOOL, found 'F8_E4M3'"),
+      field(
+          "dtype lower case", [](RawTensor& t) { t.dtype = "f32"; }, "found 'f32'"),
+      field(
+          "dtype empty", [](RawTensor& t) { t.dtype = ""; }, "found ''"),
+      field(
+          "one element too many", [](RawTensor& t) { t.shape[0] += 1; }, "bytes for"),
+      field(
+          "one dimension more", [](RawTensor& t) { t.shape.push_back(2); }, "bytes for"),
+      field(
+          "shape of zero elements", [](RawTensor& t) { t.shape[1] = 0; }, "expected 0 bytes"),
+      field(
+          "product overflows",
+          [](RawTensor& t) {
+            t.shape = {uint64_t{1} << 62, 8};
+          },
+          "overflows 64 bits"),
+      field(
+          "end before begin", [](RawTensor& t) { std::swap(t.begin, t.end); }, "expected data_offsets inside the buffer"),
+      field(
+          "end beyond the buffer", [](RawTensor& t) { t.end += 1'000'000; }, "expected data_offsets inside the buffer"),
+      field(
+          "begin and end beyond",
+          [](RawTensor& t) {
+            t.begin += 1'000'000;
+            t.end += 1'000'000;
+          },
+          "expected data_offsets inside the buffer"),
+      field(
+          "end at 2^63-1", [](RawTensor& t) { t.end = INT64_MAX; }, "expected data_offsets inside the buffer"),
+      field(
+          "end one short", [](RawTensor& t) { t.end -= 1; }, "bytes for"),
+      field(
+          "begin one late", [](RawTensor& t) { t.begin += 1; }, "bytes for"),
+      field(
+          "name of another", [](RawTensor& t) { t.name = t.name == "layer.0.weight" ? "layer.1.weight" : "layer.0.weight"; },
+          "expected every name once, found it twice"),
+      {"name too long",
+       [](std::vector<RawTensor> t, size_t i) {
+         t[i].name = S(513, 'n');
+         return packed(t);
+       },
+       "a tensor name of at most 512 bytes", false},
+      {"name with NUL",
+       [](std::vector<RawTensor> t, size_t i) {
+         t[i].name += "\\u0000";
+         return packed(t);
+       },
+       "a tensor name without control characters", false},
+      {"name with a control character",
+       [](std::vector<RawTensor> t, size_t i) {
+         t[i].name += "\\n";
+         return packed(t);
+       },
+       "without control characters", false},
+      {"name with DEL",
+       [](std::vector<RawTensor> t, size_t i) {
+         t[i].name += "\x7f";
+         return packed(t);
+       },
+       "without control characters", false},
+      {"name with a raw new line",
+       [](std::vector<RawTensor> t, size_t i) {
+         t[i].name += "\n";
+         return packed(t);
+       },
+       "no control character inside a string", false},
+      {"name with invalid UTF-8",
+       [](std::vector<RawTensor> t, size_t i) {
+         t[i].name += "\xc3(";
+         return packed(t);
+       },
+       "valid UTF-8", false},
+      {"name with a lone surrogate",
+       [](std::vector<RawTensor> t, size_t i) {
+         t[i].name += "\\ud800";
+         return packed(t);
+       },
+       "a low surrogate", false},
+      {"name with a raw NUL",
+       [](std::vector<RawTensor> t, size_t i) {
+         t[i].name += S(1, '\0');
+         return packed(t);
+       },
+       "without NUL bytes", false},
+      {"data moved by a hole",
+       [](std::vector<RawTensor> t, size_t i) {
          for (size_t j = i; j < t.size(); ++j) t[j].begin += 4, t[j].end += 4;
          return file_of(header_of(t), S(t.back().end, 'x'));
-       }, "a hole"},
-      {"overlap with the neighbour", [](std::vector<RawTensor> t, size_t i) {
+       },
+       "a hole"},
+      {"overlap with the neighbour",
+       [](std::vector<RawTensor> t, size_t i) {
          const size_t j = (i + 1) % t.size();
          const uint64_t size = t[j].end - t[j].begin;
          t[j].begin = t[i].begin;
          t[j].end = t[j].begin + size;
          return packed(t);
-       }, "", false},
-      {"tensor removed", [](std::vector<RawTensor> t, size_t i) { t.erase(t.begin() + static_cast<std::ptrdiff_t>(i)); return packed(t); }, "", false},
-      {"truncated inside the tensor", [](std::vector<RawTensor> t, size_t i) {
-         return file_of(header_of(t), S(t[i].begin, 'x'));
-       }, "expected data_offsets inside the buffer"},
+       },
+       "", false},
+      {"tensor removed",
+       [](std::vector<RawTensor> t, size_t i) {
+         t.erase(t.begin() + static_cast<std::ptrdiff_t>(i));
+         return packed(t);
+       },
+       "", false},
+      {"truncated inside the tensor", [](std::vector<RawTensor> t, size_t i) { return file_of(header_of(t), S(t[i].begin, 'x')); },
+       "expected data_offsets inside the buffer"},
       body("no dtype", swap("\"dtype\":", "\"dtypo\":"), "only dtype, shape and data_offsets"),
       body("unknown key", insert("\"extra\":1"), "only dtype, shape and data_offsets"),
       body("dtype twice", insert("\"dtype\":\"F32\""), "key 'dtype' once"),
       body("shape twice", insert("\"shape\":[1]"), "key 'shape' once"),
       body("offsets twice", insert("\"data_offsets\":[0,1]"), "key 'data_offsets' once"),
-      body("only a dtype", [](const S&) { return S("{\"dtype\":\"F32\"}"); }, "'shape' is missing"),
-      body("no offsets", [](const S&) { return S("{\"dtype\":\"F32\",\"shape\":[]}"); }, "'data_offsets' is missing"),
-      body("dtype missing", [](const S&) { return S("{\"shape\":[],\"data_offsets\":[0,4]}"); }, "'dtype' is missing"),
-      body("empty entry", [](const S&) { return S("{}"); }, "'dtype' is missing"),
-      body("entry is null", [](const S&) { return S("null"); }, "expected '{'"),
-      body("entry is an array", [](const S&) { return S("[1]"); }, "expected '{'"),
-      body("entry is a number", [](const S&) { return S("5"); }, "expected '{'"),
-      body("dtype is a number", [](const S&) { return S("{\"dtype\":1,\"shape\":[],\"data_offsets\":[0,4]}"); }, "a dtype (a string)"),
+      body(
+          "only a dtype", [](const S&) { return S("{\"dtype\":\"F32\"}"); }, "'shape' is missing"),
+      body(
+          "no offsets", [](const S&) { return S("{\"dtype\":\"F32\",\"shape\":[]}"); }, "'data_offsets' is missing"),
+      body(
+          "dtype missing", [](const S&) { return S("{\"shape\":[],\"data_offsets\":[0,4]}"); }, "'dtype' is missing"),
+      body(
+          "empty entry", [](const S&) { return S("{}"); }, "'dtype' is missing"),
+      body(
+          "entry is null", [](const S&) { return S("null"); }, "expected '{'"),
+      body(
+          "entry is an array", [](const S&) { return S("[1]"); }, "expected '{'"),
+      body(
+          "entry is a number", [](const S&) { return S("5"); }, "expected '{'"),
+      body(
+          "dtype is a number", [](const S&) { return S("{\"dtype\":1,\"shape\":[],\"data_offsets\":[0,4]}"); }, "a dtype (a string)"),
       body("one offset", offsets("[0]"), "two data_offsets"),
       body("three offsets", offsets("[0,4,8]"), "two data_offsets"),
       body("no offset", offsets("[]"), "two data_offsets"),
@@ -184,7 +275,12 @@ TEST(SafetensorsMalformed, WholeFileRules) {
   TempDir dir;
   const std::string header = header_of(good_tensors()), payload(good_tensors().back().end, 'x');
   const std::string body = header + payload;
-  struct Case { const char* name; std::string file; const char* message; const char* place; };
+  struct Case {
+    const char* name;
+    std::string file;
+    const char* message;
+    const char* place;
+  };
   const Case cases[] = {
       {"empty", "", "expected at least 10 bytes", ": byte 0"},
       {"nine bytes", std::string(9, '\0'), "expected at least 10 bytes", ": byte 0"},
@@ -224,7 +320,8 @@ TEST(SafetensorsMalformed, WholeFileRules) {
 
 TEST(SafetensorsMalformed, TooManyTensorsStopEarly) {
   std::string json = "{";
-  for (size_t i = 0; i <= kMaxTensors; ++i) json += (i ? ",\"t" : "\"t") + std::to_string(i) + "\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}";
+  for (size_t i = 0; i <= kMaxTensors; ++i)
+    json += (i ? ",\"t" : "\"t") + std::to_string(i) + "\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}";
   json += "}";
   const auto error = thrown_by([&] { parse_safetensors_header(json, 8 + json.size(), "M"); });
   ASSERT_TRUE(error);

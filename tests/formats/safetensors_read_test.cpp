@@ -49,7 +49,8 @@ TEST(SafetensorsRead, AcceptsEmptyTensorsWhiteSpaceAndNoTensors) {
 
 TEST(SafetensorsRead, KnowsEveryDtype) {
   TempDir dir;
-  const std::pair<const char*, uint64_t> sizes[] = {{"F64", 8}, {"F32", 4}, {"F16", 2}, {"BF16", 2}, {"I64", 8}, {"I32", 4}, {"I16", 2}, {"I8", 1}, {"U8", 1}, {"BOOL", 1}};
+  const std::pair<const char*, uint64_t> sizes[] = {{"F64", 8}, {"F32", 4}, {"F16", 2}, {"BF16", 2}, {"I64", 8},
+                                                    {"I32", 4}, {"I16", 2}, {"I8", 1},  {"U8", 1},   {"BOOL", 1}};
   for (const auto& [dtype, size] : sizes) {
     const std::string file = file_of(header_of({{"t", dtype, {3}, 0, 3 * size}}), counting_bytes(3 * size));
     const auto source = open_safetensors(dir.write(std::string(dtype) + ".safetensors", file));

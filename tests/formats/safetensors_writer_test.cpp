@@ -14,9 +14,10 @@ std::span<const std::byte> as_bytes(std::string_view text) { return std::as_byte
 
 TEST(SafetensorsWriter, WritesTheBytesOfTheFormat) {
   TempDir dir;
-  SafetensorsWriter writer(dir / "x.safetensors", {{"b", DType::bf16, {2}}, {"z", DType::f32, {1, 2}}, {"a", DType::bf16, {1}}, {"e", DType::f32, {0}}});
+  SafetensorsWriter writer(dir / "x.safetensors",
+                           {{"b", DType::bf16, {2}}, {"z", DType::f32, {1, 2}}, {"a", DType::bf16, {1}}, {"e", DType::f32, {0}}});
   ASSERT_EQ(writer.order().size(), 4u);
-  EXPECT_EQ(writer.order()[0].name, "e");   // element size descending, then name
+  EXPECT_EQ(writer.order()[0].name, "e");  // element size descending, then name
   EXPECT_EQ(writer.order()[1].name, "z");
   EXPECT_EQ(writer.order()[2].name, "a");
   EXPECT_EQ(writer.order()[3].name, "b");
@@ -26,8 +27,9 @@ TEST(SafetensorsWriter, WritesTheBytesOfTheFormat) {
   writer.write(3, as_bytes("abcd"));
   const auto result = writer.finish();
 
-  std::string header = header_of({{"e", "F32", {0}, 0, 0}, {"z", "F32", {1, 2}, 0, 8}, {"a", "BF16", {1}, 8, 10}, {"b", "BF16", {2}, 10, 14}},
-                                 "\"__metadata__\":{\"format\":\"pt\"}");
+  std::string header =
+      header_of({{"e", "F32", {0}, 0, 0}, {"z", "F32", {1, 2}, 0, 8}, {"a", "BF16", {1}, 8, 10}, {"b", "BF16", {2}, 10, 14}},
+                "\"__metadata__\":{\"format\":\"pt\"}");
   while (header.size() % 8 != 0) header += ' ';
   const std::string expected = file_of(header, "0123456789abcd");
   EXPECT_EQ(dir.read("x.safetensors"), expected);
@@ -49,7 +51,8 @@ TEST(SafetensorsWriter, SameInputSameBytesInAnyDeclarationOrder) {
   write("a.safetensors", tensors);
   write("b.safetensors", {tensors[1], tensors[0]});
   EXPECT_EQ(dir.read("a.safetensors"), dir.read("b.safetensors"));
-  EXPECT_EQ(open_safetensors(dir / "a.safetensors")->metadata(), (std::map<std::string, std::string>{{"format", "pt"}, {"note", "\"quoted\"\n"}}));
+  EXPECT_EQ(open_safetensors(dir / "a.safetensors")->metadata(),
+            (std::map<std::string, std::string>{{"format", "pt"}, {"note", "\"quoted\"\n"}}));
 }
 
 TEST(SafetensorsWriter, RefusesWrongUseAndExistingFiles) {
@@ -61,7 +64,10 @@ TEST(SafetensorsWriter, RefusesWrongUseAndExistingFiles) {
   EXPECT_EQ(kind_of([&] { writer.write(0, as_bytes("aaa")); }), ErrorKind::internal) << "too many bytes";
   writer.write(0, as_bytes("aa"));
   EXPECT_EQ(kind_of([&] { writer.finish(); }), ErrorKind::internal) << "b is not written";
-  EXPECT_EQ(kind_of([&] { SafetensorsWriter(dir / "y.safetensors", {{"a", DType::u8, {2}}, {"a", DType::u8, {2}}}); }), ErrorKind::internal);
+  EXPECT_EQ(kind_of([&] {
+              SafetensorsWriter(dir / "y.safetensors", {{"a", DType::u8, {2}}, {"a", DType::u8, {2}}});
+            }),
+            ErrorKind::internal);
 }
 
 TEST(SafetensorsWriter, BufferAlwaysStartsAligned) {
@@ -89,7 +95,8 @@ TEST(PlanShards, IsGreedyInOrder) {
 
 TEST(WeightIndexText, IsSortedAndSaysTheTotals) {
   EXPECT_EQ(make_weight_index({{"b", "y.safetensors"}, {"a", "x.safetensors"}}, 12, 3),
-            "{\n  \"metadata\": {\n    \"total_parameters\": 3,\n    \"total_size\": 12\n  },\n  \"weight_map\": {\n    \"a\": \"x.safetensors\",\n"
+            "{\n  \"metadata\": {\n    \"total_parameters\": 3,\n    \"total_size\": 12\n  },\n  \"weight_map\": {\n    \"a\": "
+            "\"x.safetensors\",\n"
             "    \"b\": \"y.safetensors\"\n  }\n}\n");
 }
 

@@ -15,7 +15,14 @@ using testing::Contains;
 using testing::HasSubstr;
 
 ModelConfig tiny(bool tied) {
-  return {.vocab_size = 5, .hidden_size = 8, .intermediate_size = 12, .num_layers = 2, .num_heads = 4, .num_kv_heads = 2, .head_dim = 2, .tied = tied};
+  return {.vocab_size = 5,
+          .hidden_size = 8,
+          .intermediate_size = 12,
+          .num_layers = 2,
+          .num_heads = 4,
+          .num_kv_heads = 2,
+          .head_dim = 2,
+          .tied = tied};
 }
 
 std::vector<RawTensor> tensors_of(const ModelConfig& config) {
@@ -25,7 +32,8 @@ std::vector<RawTensor> tensors_of(const ModelConfig& config) {
 }
 
 /// Lays the tensors out and opens them; the payload counts.
-std::unique_ptr<WeightSource> opened(const TempDir& dir, std::vector<RawTensor> tensors, const std::function<void(std::string&)>& edit = {}) {
+std::unique_ptr<WeightSource> opened(const TempDir& dir, std::vector<RawTensor> tensors,
+                                     const std::function<void(std::string&)>& edit = {}) {
   uint64_t at = 0;
   for (RawTensor& t : tensors) {
     uint64_t bytes = t.dtype == "I32" ? 4 : 2;
@@ -70,10 +78,12 @@ TEST(CheckAgainstTable, RefusesUnknownTensorsAndIntegers) {
   TempDir dir;
   auto tensors = tensors_of(tiny(false));
   tensors.push_back({"model.layers.2.mlp.up_proj.weight", "BF16", {1}});
-  EXPECT_THAT(error_of([&] { check_against_table(*opened(dir, tensors), tiny(false), "M"); }), HasSubstr("expected no such tensor in this architecture"));
+  EXPECT_THAT(error_of([&] { check_against_table(*opened(dir, tensors), tiny(false), "M"); }),
+              HasSubstr("expected no such tensor in this architecture"));
   tensors = tensors_of(tiny(false));
   tensors[3].dtype = "I32";
-  EXPECT_THAT(error_of([&] { check_against_table(*opened(dir, tensors), tiny(false), "M"); }), HasSubstr("expected dtype F64, F32, F16 or BF16, found I32"));
+  EXPECT_THAT(error_of([&] { check_against_table(*opened(dir, tensors), tiny(false), "M"); }),
+              HasSubstr("expected dtype F64, F32, F16 or BF16, found I32"));
 }
 
 TEST(CheckAgainstTable, ShowsFiveOfAKindAndCountsAll) {
@@ -82,7 +92,8 @@ TEST(CheckAgainstTable, ShowsFiveOfAKindAndCountsAll) {
   for (int i = 0; i < 9; ++i) tensors.push_back({"extra." + std::to_string(i), "BF16", {1}});
   const auto error = thrown_by([&] { check_against_table(*opened(dir, tensors), tiny(true), "M"); });
   ASSERT_TRUE(error);
-  EXPECT_THAT(error->what_happened, HasSubstr("29 problems, the first: expected shape [5, 8], found no such tensor"));   // 20 missing, 9 unknown
+  EXPECT_THAT(error->what_happened,
+              HasSubstr("29 problems, the first: expected shape [5, 8], found no such tensor"));  // 20 missing, 9 unknown
   EXPECT_EQ(error->details.size(), 12u);
   EXPECT_THAT(error->details, Contains("M: 15 more: missing tensors"));
   EXPECT_THAT(error->details, Contains("M: 4 more: unknown tensors"));
@@ -106,7 +117,8 @@ TEST(CheckAgainstTable, TiedHeadMustEqualTheEmbedding) {
 
 TEST(CheckAgainstTable, UntiedWithoutHeadSaysWhy) {
   TempDir dir;
-  EXPECT_THAT(error_of([&] { check_against_table(*opened(dir, tensors_of(tiny(true))), tiny(false), "M"); }), HasSubstr("tie_word_embeddings: false"));
+  EXPECT_THAT(error_of([&] { check_against_table(*opened(dir, tensors_of(tiny(true))), tiny(false), "M"); }),
+              HasSubstr("tie_word_embeddings: false"));
 }
 
 }  // namespace

@@ -67,7 +67,8 @@ TEST(WeightFolder, WrongTotalsAndUnlistedShardsAreTolerated) {
   TempDir dir;
   write_good(dir);
   dir.write("model-00009-of-00009.safetensors", "not even safetensors");
-  for (const char* metadata : {"{}", "{\"total_size\": 5}", "{\"total_size\": 4.0, \"other\": [1, {\"x\": null}]}", "{\"total_size\": \"4\"}"}) {
+  for (const char* metadata :
+       {"{}", "{\"total_size\": 5}", "{\"total_size\": 4.0, \"other\": [1, {\"x\": null}]}", "{\"total_size\": \"4\"}"}) {
     dir.write(kIndex, index_of({{"a", kOne}, {"c", kOne}, {"b", kTwo}, {"d", kTwo}}, metadata));
     EXPECT_EQ(open_weight_folder(dir.path())->tensors().size(), 4u) << metadata;
   }
@@ -76,11 +77,16 @@ TEST(WeightFolder, WrongTotalsAndUnlistedShardsAreTolerated) {
 }
 
 TEST(WeightFolder, RefusesIndexesThatDoNotFit) {
-  struct Case { std::string index; const char* message; };
+  struct Case {
+    std::string index;
+    const char* message;
+  };
   std::vector<Case> cases = {
       {index_of({{"a", kOne}, {"c", kOne}, {"b", kTwo}}), "the tensor of model-00002-of-00002.safetensors is not mapped to this shard"},
-      {index_of({{"a", kOne}, {"c", kTwo}, {"b", kTwo}, {"d", kTwo}}), "expected the tensor in model-00002-of-00002.safetensors, it is not there"},
-      {index_of({{"a", kOne}, {"c", kOne}, {"b", kTwo}, {"d", kTwo}, {"e", kTwo}}), "expected the tensor in model-00002-of-00002.safetensors"},
+      {index_of({{"a", kOne}, {"c", kTwo}, {"b", kTwo}, {"d", kTwo}}),
+       "expected the tensor in model-00002-of-00002.safetensors, it is not there"},
+      {index_of({{"a", kOne}, {"c", kOne}, {"b", kTwo}, {"d", kTwo}, {"e", kTwo}}),
+       "expected the tensor in model-00002-of-00002.safetensors"},
       {index_of({{"a", kOne}, {"c", kOne}, {"b", kTwo}, {"d", kTwo}, {"a", kOne}}), "expected every tensor once, found it twice"},
       {index_of({{"a", kOne}, {"a", kTwo}, {"c", kOne}, {"b", kTwo}, {"d", kTwo}}), "expected every tensor once, found it twice"},
       {"{\"metadata\": {}}", "expected an object, found none"},
@@ -108,10 +114,30 @@ TEST(WeightFolder, RefusesIndexesThatDoNotFit) {
       {"{\"weight_map\": {\"a\": \"" + std::string(5000, 'n') + ".safetensors\"}}", "a shard name of at most 4096 bytes"},
       {"{\"weight_map\": {\"a\": \"x.safetensors\"", "',' or '}'"},
   };
-  for (const char* name : {"../x.safetensors", "/etc/x.safetensors", "a/b.safetensors", "..", ".", "", ".safetensors", ".x.safetensors", "-x.safetensors",
-                           "x.bin", "x.safetensors ", "x .safetensors", "x.safetensors/", "\\\\x.safetensors", "x\\u0000.safetensors", "\\u002e\\u002e/x.safetensors",
-                           "pytorch_model.bin", "x.safetensors.index.json", "\xc3\xa9.safetensors", "_x.safetensors", "a//b.safetensors", "x.SAFETENSORS",
-                           "~/x.safetensors", "file:x.safetensors"}) {
+  for (const char* name : {"../x.safetensors",
+                           "/etc/x.safetensors",
+                           "a/b.safetensors",
+                           "..",
+                           ".",
+                           "",
+                           ".safetensors",
+                           ".x.safetensors",
+                           "-x.safetensors",
+                           "x.bin",
+                           "x.safetensors ",
+                           "x .safetensors",
+                           "x.safetensors/",
+                           "\\\\x.safetensors",
+                           "x\\u0000.safetensors",
+                           "\\u002e\\u002e/x.safetensors",
+                           "pytorch_model.bin",
+                           "x.safetensors.index.json",
+                           "\xc3\xa9.safetensors",
+                           "_x.safetensors",
+                           "a//b.safetensors",
+                           "x.SAFETENSORS",
+                           "~/x.safetensors",
+                           "file:x.safetensors"}) {
     cases.push_back({index_of({{"a", name}}), "expected the name of a .safetensors file in this folder, found"});
   }
   TempDir dir;
@@ -177,7 +203,11 @@ TEST(WeightFolder, NothingThereIsMissing) {
 }
 
 TEST(ForeignWeights, AreRefusedWithTheLineThatConverts) {
-  struct Case { const char* file; std::string content; const char* what; };
+  struct Case {
+    const char* file;
+    std::string content;
+    const char* what;
+  };
   const Case cases[] = {
       {"model.safetensors", "PK\x03\x04 zip", "pickle is not read"},
       {"model.safetensors", "\x80\x04 pickle and more", "pickle is not read"},
@@ -188,8 +218,10 @@ TEST(ForeignWeights, AreRefusedWithTheLineThatConverts) {
       {"model.npz", "x", "pickle is not read"},
       {"consolidated.00.pth", "anything", "Meta's own checkpoint layout is not read"},
       {"consolidated.pth", "anything", "Meta's own checkpoint layout is not read"},
-      {"model.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n", "the file is a pointer, the weights were not downloaded"},
-      {"model.safetensors.index.json", "version https://git-lfs.github.com/spec/v1\n", "the file is a pointer, the weights were not downloaded"},
+      {"model.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n",
+       "the file is a pointer, the weights were not downloaded"},
+      {"model.safetensors.index.json", "version https://git-lfs.github.com/spec/v1\n",
+       "the file is a pointer, the weights were not downloaded"},
   };
   for (const Case& c : cases) {
     SCOPED_TRACE(c.file);
