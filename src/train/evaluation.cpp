@@ -64,9 +64,9 @@ std::vector<EvaluationWindow> windows_of(uint64_t tokens, const PerplexityOption
 void check(const PerplexityOptions& options) {
   LONGLORA_CHECK(options.context >= 2, usage, "a context of " + std::to_string(options.context) + " tokens has nothing to predict", "--context",
                  "use 2 or more");
-  LONGLORA_CHECK(options.stride <= options.context, usage,
-                 "a stride of " + std::to_string(options.stride) + " tokens is longer than the window of " + std::to_string(options.context),
-                 "--stride", "use a stride of at most the context");
+  LONGLORA_CHECK(options.stride < options.context, usage,
+                 "a stride of " + std::to_string(options.stride) + " tokens leaves tokens unscored between windows of " +
+                     std::to_string(options.context), "--stride", "use a stride below the context");
 }
 
 }  // namespace

@@ -22,7 +22,7 @@ std::vector<EvaluationWindow> longlora_windows(uint64_t tokens, uint64_t context
 enum class WindowRule { sliding, longlora };
 
 struct PerplexityOptions {
-  int64_t context = 0, stride = 0;            // tokens; stride 0: context / 2
+  int64_t context = 0, stride = 0;            // tokens; stride below context; 0: context / 2
   uint64_t max_tokens = 0;                    // first N tokens of every source; 0: all
   WindowRule rule = WindowRule::sliding;
   bool document_mask = false;                 // attention and positions restart at documents
