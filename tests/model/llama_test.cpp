@@ -1,0 +1,142 @@
+// The model as a whole: parameters and their order, random starts, evaluation, generation, row tiles.
+#include <ATen/Parallel.h>
+#include <gtest/gtest.h>
+
+#include "model/row_tiles.h"
+#include "model/tiny_model.h"
+#include "support/error_of.h"
+#include "support/tolerances.h"
+
+namespace longlora::test {
+namespace {
+
+/// Tiny products gain nothing from a second thread and wait for it on a busy machine.
+class OneThread : public testing::Environment {
+  void SetUp() override { at::set_num_threads(1); }
+};
+[[maybe_unused]] const auto* const kOneThread = testing::AddGlobalTestEnvironment(new OneThread);
+
+std::vector<std::pair<int64_t, int64_t>> tiles_of(int64_t rows, int64_t tokens, AttentionKind kind, int64_t group, int64_t max_rows) {
+  std::vector<std::pair<int64_t, int64_t>> result;
+  for (const RowTile t : row_tiles(rows, tokens, kind, group, max_rows)) result.emplace_back(t.begin, t.end);
+  return result;
+}
+
+TEST(RowTiles, FollowRowsAndHalfGroups) {
+  using P = std::vector<std::pair<int64_t, int64_t>>;
+  EXPECT_EQ(tiles_of(3, 5, AttentionKind::full, 0, 16), (P{{0, 15}}));                         // whole rows together
+  EXPECT_EQ(tiles_of(3, 9, AttentionKind::s2, 4, 16), (P{{0, 9}, {9, 18}, {18, 27}}));
+  EXPECT_EQ(tiles_of(2, 20, AttentionKind::full, 0, 16), (P{{0, 16}, {16, 20}, {20, 36}, {36, 40}}));
+  EXPECT_EQ(tiles_of(1, 50, AttentionKind::s2, 40, 16), (P{{0, 16}, {16, 20}, {20, 36}, {36, 40}, {40, 50}}));
+  EXPECT_EQ(tiles_of(1, 25600, AttentionKind::s2, 25600, 4096),
+            (P{{0, 3200}, {3200, 6400}, {6400, 9600}, {9600, 12800}, {12800, 16000}, {16000, 19200}, {19200, 22400}, {22400, 25600}}));
+}
+
+TEST(Parameters, StandInTableOrderWithAdaptersAfterTheirProjection) {
+  for (const bool tied : {false, true}) {
+    const ModelConfig config = tiny_config({.tied = tied});
+    auto model = make_model(config, {.tuning = lora_tuning({LoraTarget::k_proj, LoraTarget::down_proj})});
+    std::vector<std::string> base, adapters;
+    std::string previous;
+    model->visit([&](Parameter& p) {
+      if (p.role == Role::lora) adapters.push_back(p.name);
+      else base.push_back(p.name);
+      if (p.name.ends_with("lora_A.weight")) EXPECT_EQ(previous, p.name.substr(0, p.name.size() - 13) + "weight");
+      previous = p.name;
+      EXPECT_TRUE(p.weight.is_contiguous()) << p.name;
+      EXPECT_EQ(p.trainable, p.role != Role::projection && p.role != Role::head) << p.name;
+      EXPECT_EQ(p.grad.defined(), p.trainable) << p.name;
+    });
+    std::vector<std::string> expected;
+    for (const TensorSpec& spec : tensor_table(config)) expected.push_back(spec.name);
+    EXPECT_EQ(base, expected);
+    EXPECT_EQ(adapters.size(), 8u);
+    EXPECT_EQ(adapters[1], "model.layers.0.self_attn.k_proj.lora_B.weight");
+  }
+}
+
+TEST(Initialise, IsAFunctionOfSeedAndTensorAlone) {
+  const ModelConfig config = tiny_config({.vocabulary = 3001});
+  std::map<std::string, at::Tensor> first;
+  const int threads = at::get_num_threads();
+  for (const int n : {1, 3}) {
+    at::set_num_threads(n);
+    auto model = make_model(config, {.tuning = n == 1 ? lora_tuning() : lora_tuning(all_targets())}, static_cast<uint32_t>(n));
+    model->initialise_base();
+    model->visit([&](Parameter& p) {
+      if (p.role == Role::lora) return;
+      if (n == 1) first[p.name] = p.weight.clone();
+      EXPECT_TRUE(same_bits(first[p.name], p.weight)) << p.name;
+      if (p.role == Role::norm) EXPECT_EQ(p.weight.min().item<float>(), 1.0f);
+      if (p.role == Role::embedding) EXPECT_NEAR(p.weight.std().item<double>(), config.initializer_range, 1e-3);
+    });
+  }
+  at::set_num_threads(threads);
+}
+
+TEST(Initialise, LoraStartsAsTheIdentity) {
+  auto model = make_model(tiny_config({}), {.tuning = lora_tuning()});
+  model->initialise_lora();
+  model->visit([](Parameter& p) {
+    const double largest = p.role == Role::lora ? p.weight.abs().max().item<double>() : 0;
+    if (p.name.ends_with("lora_B.weight")) EXPECT_EQ(largest, 0.0);
+    const double bound = 1.0 / std::sqrt(static_cast<double>(p.weight.size(-1)));
+    if (p.name.ends_with("lora_A.weight")) EXPECT_TRUE(largest <= bound && largest > 0.8 * bound) << p.name << " " << largest;
+  });
+}
+
+TEST(Evaluation, NegativeLogLikelihoodSumsToTheLoss) {
+  const ModelConfig config = tiny_config({});
+  const TinyBatch batch(2, 37, config.vocab_size);
+  auto model = make_model(config, {.tuning = lora_tuning(), .row_tile = 16});
+  model->set_attention({AttentionKind::s2, AttentionPattern::cross_heads, 12});
+  SavedActivations saved;
+  const LossSum loss = accumulate_gradients(*model, batch.input, saved);
+  const std::vector<double> nll = doubles(model->negative_log_likelihood(batch.input));
+  double sum = 0;
+  for (size_t i = 0; i < nll.size(); ++i) {
+    sum += nll[i];
+    if (batch.labels[i] == kIgnoredLabel) EXPECT_EQ(nll[i], 0.0);
+  }
+  EXPECT_EQ(sum, loss.nll_sum);
+}
+
+TEST(Evaluation, LogitsAtPositionsAreRowsOfAllLogits) {
+  const ModelConfig config = tiny_config({});
+  const TinyBatch batch(2, 9, config.vocab_size);
+  auto model = make_model(config, {.tuning = {.mode = TuningMode::none}});
+  const at::Tensor all = model->logits(batch.input);
+  const std::vector<int64_t> positions = {8, 0};
+  const at::Tensor some = model->logits(batch.input, positions);
+  EXPECT_EQ(some.sizes(), (std::vector<int64_t>{2, 2, config.vocab_size}));
+  for (const int64_t row : {0, 1})
+    for (const size_t i : {0, 1}) EXPECT_LT(relative_error(doubles(some[row][static_cast<int64_t>(i)]), doubles(all[row][positions[i]])), near(DType::f32, 24));
+}
+
+TEST(Decoder, AppendsTokensAsIfTheyHadComeAtOnce) {
+  const ModelConfig config = tiny_config({.heads = 6, .kv_heads = 2});
+  const TinyBatch batch(1, 40, config.vocab_size);
+  auto model = make_model(config, {.tuning = lora_tuning(), .row_tile = 16});
+  const at::Tensor all = model->logits(batch.input)[0];
+  Decoder decoder(*model, 40);
+  size_t done = 0;
+  for (const size_t count : {size_t{19}, size_t{1}, size_t{1}, size_t{2}, size_t{17}}) {
+    const at::Tensor last = decoder.append(std::span(batch.ids).subspan(done, count));
+    done += count;
+    EXPECT_EQ(decoder.length(), static_cast<int64_t>(done));
+    EXPECT_LT(relative_error(doubles(last), doubles(all[static_cast<int64_t>(done) - 1])), model_gradient_error()) << done;
+  }
+  EXPECT_EQ(error_of([&] { decoder.append(std::span(batch.ids).first(1)); }), "41 tokens, room for 40 (generation); ask for fewer tokens");
+}
+
+TEST(Training, SecondStepReusesEveryBuffer) {
+  const ModelConfig config = tiny_config({});
+  const TinyBatch batch(1, 64, config.vocab_size);
+  auto model = make_model(config, {.tuning = lora_tuning()});
+  SavedActivations saved;
+  const void* first = model->forward(batch.input, saved).data_ptr();
+  EXPECT_EQ(model->forward(batch.input, saved).data_ptr(), first);
+}
+
+}  // namespace
+}  // namespace longlora::test
