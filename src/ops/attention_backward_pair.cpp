@@ -17,8 +17,8 @@ BackwardPair::BackwardPair(const BackwardCall& call, int64_t b, int64_t kv_head)
   d_q_ = cut.take(t.rows * t.width);
   p_ = cut.take(t.rows * t.keys);
   d_s_ = cut.take(t.rows * t.keys);
-  lse2_ = cut.take(RowBounds::kMaxRows);
-  delta_ = cut.take(RowBounds::kMaxRows);
+  lse2_ = cut.take(t.rows);
+  delta_ = cut.take(t.rows);
 }
 
 void BackwardPair::load_keys(int64_t n) {

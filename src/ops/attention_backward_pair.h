@@ -11,12 +11,12 @@ namespace longlora::attention {
 /// Tile sizes by head size alone, so that scratch stays below 1 MiB. `block` tokens of queries or keys are scheduled as one.
 struct BackwardTiles {
   explicit BackwardTiles(int64_t head_size) : width(round_up(head_size, kPanel)) {
-    block = width <= 128 ? 256 : 256 * 128 / (width <= 256 ? 256 : width <= 512 ? 512 : width <= 1024 ? 1024 : 2048);
+    block = width <= 64 ? 512 : width <= 128 ? 256 : width <= 256 ? 128 : width <= 512 ? 64 : width <= 1024 ? 32 : 16;
     rows = width <= 128 ? 128 : block / 2;
     keys = std::min<int64_t>(block, 128);
   }
   int64_t panels() const { return width / kPanel; }
-  int64_t scratch_floats() const { return 5 * block * width + 3 * rows * width + 2 * rows * keys + 2 * RowBounds::kMaxRows; }
+  int64_t scratch_floats() const { return 5 * block * width + 3 * rows * width + 2 * rows * keys + 2 * rows + 2 * kPanel; }
 
   int64_t width, block, rows, keys;
 };
@@ -73,7 +73,7 @@ class BackwardPair {
   const int64_t b_, kv_;
   int64_t key_begin_ = 0, key_end_ = 0;
   float *k_transposed_, *v_transposed_, *k_, *d_k_, *d_v_, *q_, *d_o_, *d_q_, *p_, *d_s_, *lse2_, *delta_;
-  Block blocks_[RowBounds::kMaxRows];
+  Block blocks_[128];   // at most one a row of a tile
 };
 
 }  // namespace longlora::attention

@@ -18,21 +18,26 @@ namespace {
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 constexpr int64_t kChunkRows = 24;   // scores of 24 rows and a panel of keys stay in the first-level cache
 
-/// Tile sizes by head size alone, so that scratch stays below 1 MiB.
+/// Tile sizes by head size alone, so that scratch stays below 1 MiB. Packing a tile of keys pays off over `rows` query rows of all heads
+/// of a task together; how many of them belong to one head changes no bit.
 struct ForwardTiles {
   explicit ForwardTiles(int64_t head_size) : width(round_up(head_size, kPanel)) {
-    rows = width <= 256 ? 96 : width <= 512 ? 48 : width <= 1024 ? 24 : 12;
+    rows = width <= 64 ? 288 : width <= 128 ? 192 : width <= 256 ? 96 : width <= 512 ? 48 : width <= 1024 ? 24 : 12;
     keys = width <= 256 ? 128 : width <= 512 ? 64 : width <= 1024 ? 32 : 16;
     heads = width <= 64 ? 4 : width <= 128 ? 2 : 1;
   }
   int64_t panels() const { return width / kPanel; }
-  int64_t row_floats() const { return round_up(rows, kPanel) * width; }
-  int64_t scratch_floats() const { return heads * (2 * row_floats() + 2 * 96) + 2 * keys * width + kChunkRows * keys + 64; }
+  int64_t rows_per_head(int64_t num_heads) const { return rows / num_heads; }
+  int64_t scratch_floats() const {
+    const int64_t held_rows = rows + heads * kPanel;            // every head's rows are rounded up to a whole panel
+    return held_rows * (2 * width + 2) + 2 * keys * width + kChunkRows * keys + 16 * kPanel;
+  }
 
   int64_t width, rows, keys, heads;
 };
 
 struct HeadSpan { int64_t first, count, kv; };   // query heads of one KV head and one pattern
+struct Tile { HeadSpan span; int64_t begin, end; };
 
 std::vector<HeadSpan> head_spans(const Pattern& pattern, int64_t num_heads, int64_t most) {
   std::vector<HeadSpan> spans;
@@ -43,6 +48,19 @@ std::vector<HeadSpan> head_spans(const Pattern& pattern, int64_t num_heads, int6
     joins ? void(++last->count) : spans.push_back({head, 1, kv});
   }
   return spans;
+}
+
+/// All tiles of a row, latest first: they see most keys, and the longest tasks should not come last.
+std::vector<Tile> query_tiles_of(const std::vector<HeadSpan>& spans, const ForwardTiles& tiles, const View& q) {
+  std::vector<Tile> found;
+  for (const HeadSpan& span : spans) {
+    const int64_t rows = tiles.rows_per_head(span.count);
+    for (int64_t begin = q.begin / rows * rows; begin < q.end; begin += rows) {
+      found.push_back({span, std::max(begin, q.begin), std::min(begin + rows, q.end)});
+    }
+  }
+  std::stable_sort(found.begin(), found.end(), [](const Tile& a, const Tile& b) { return a.begin > b.begin; });
+  return found;
 }
 
 struct ForwardCall {
@@ -60,11 +78,13 @@ struct HeadState {
 
 class ForwardTask {
  public:
-  ForwardTask(const ForwardCall& call, int64_t b, HeadSpan span, int64_t begin, int64_t end)
-      : c_(call), b_(b), span_(span), begin_(begin), end_(end), panel_rows_(round_up(call.tiles.rows, kPanel)) {
+  ForwardTask(const ForwardCall& call, int64_t b, const Tile& tile)
+      : c_(call), b_(b), span_(tile.span), begin_(tile.begin), end_(tile.end),
+        panel_rows_(round_up(call.tiles.rows_per_head(tile.span.count), kPanel)) {
     Cutter cut(thread_scratch(c_.tiles.scratch_floats()));
-    for (int64_t i = 0; i < span.count; ++i) {
-      states_[i] = {cut.take(c_.tiles.row_floats()), cut.take(c_.tiles.row_floats()), cut.take(96), cut.take(96)};
+    for (int64_t i = 0; i < span_.count; ++i) {
+      const int64_t floats = panel_rows_ * c_.tiles.width;
+      states_[i] = {cut.take(floats), cut.take(floats), cut.take(panel_rows_), cut.take(panel_rows_)};
     }
     keys_ = cut.take(c_.tiles.keys * c_.tiles.width);
     values_ = cut.take(c_.tiles.keys * c_.tiles.width);
@@ -83,9 +103,9 @@ class ForwardTask {
   void start(int64_t i) {
     HeadState& s = states_[i];
     load_rows(c_.q, b_, span_.first + i, begin_, end_, s.q, panel_rows_);
-    std::fill_n(s.acc, c_.tiles.row_floats(), 0.0f);
-    std::fill_n(s.top, 96, kMinusInfinity);
-    std::fill_n(s.sum, 96, 0.0f);
+    std::fill_n(s.acc, panel_rows_ * c_.tiles.width, 0.0f);
+    std::fill_n(s.top, panel_rows_, kMinusInfinity);
+    std::fill_n(s.sum, panel_rows_, 0.0f);
   }
 
   void visit(const RowBounds& bounds) {
@@ -224,14 +244,9 @@ void s2_attention_forward(const AttentionLayout& layout, const at::Tensor& q_BTH
   const ForwardCall call{pattern, View(q_BTHD, layout.q_begin), View(k_BTKD, layout.k_begin), View(v_BTKD, layout.k_begin),
                          View(o_BTHD, layout.q_begin), lse_BHT, ForwardTiles(q_BTHD.size(3)),
                          static_cast<float>(scale * std::numbers::log2e)};
-  const std::vector<HeadSpan> spans = head_spans(pattern, q_BTHD.size(2), call.tiles.heads);
-  const int64_t rows = call.tiles.rows, first_tile = call.q.begin / rows, num_tiles = (call.q.end + rows - 1) / rows - first_tile;
-  const int64_t num_spans = static_cast<int64_t>(spans.size()), tasks_per_tile = num_spans * q_BTHD.size(0);
-  run_tasks(num_tiles * tasks_per_tile, [&](int64_t i) {        // late tiles see most keys: longest tasks first
-    const int64_t tile = first_tile + num_tiles - 1 - i / tasks_per_tile, b = i % tasks_per_tile / num_spans;
-    const int64_t begin = std::max(tile * rows, call.q.begin), end = std::min((tile + 1) * rows, call.q.end);
-    ForwardTask(call, b, spans[static_cast<size_t>(i % num_spans)], begin, end).run();
-  });
+  const std::vector<Tile> tiles = query_tiles_of(head_spans(pattern, q_BTHD.size(2), call.tiles.heads), call.tiles, call.q);
+  const int64_t num_tiles = static_cast<int64_t>(tiles.size()), num_rows = q_BTHD.size(0);
+  run_tasks(num_tiles * num_rows, [&](int64_t i) { ForwardTask(call, i % num_rows, tiles[static_cast<size_t>(i / num_rows)]).run(); });
 }
 
 }  // namespace longlora

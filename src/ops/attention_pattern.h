@@ -78,7 +78,7 @@ struct View {
 
 /// Rows of a query tile and the keys [from, to) each of them may see; both nondecreasing.
 struct RowBounds {
-  static constexpr int64_t kMaxRows = 128;
+  static constexpr int64_t kMaxRows = 288;
   int64_t count = 0;
   int64_t from[kMaxRows], to[kMaxRows];
 
