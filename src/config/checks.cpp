@@ -74,9 +74,11 @@ void Checks::check_attention() {
   if (c_.data.sequence_length <= 0) return;
   const int64_t group = resolve_group(c_.attention, c_.data.sequence_length);
   if (c_.data.sequence_length % group != 0)
-    report("attention.kind", fmt::format("s2_wrap needs whole groups: data.sequence_length {} is no multiple of the group {}",
-                                         c_.data.sequence_length, group),
-           fmt::format("set data.sequence_length to {} or choose attention.kind s2", std::max(group, c_.data.sequence_length / group * group)));
+    report(
+        "attention.kind",
+        fmt::format("s2_wrap needs whole groups: data.sequence_length {} is no multiple of the group {}", c_.data.sequence_length, group),
+        fmt::format("set data.sequence_length to {} or choose attention.kind s2",
+                    std::max(group, c_.data.sequence_length / group * group)));
 }
 
 void Checks::check_tuning() {

@@ -84,7 +84,8 @@ namespace {
 
 bool read_entry(const Node& node, DataEntry& entry, const ReadContext& context) {
   if (node.kind != Node::Kind::map)
-    return context.refuse_type(node, "a mapping with 'path'", node.is_scalar() ? fmt::format("write {{path: {}}}", escape(node.text, 60)) : "");
+    return context.refuse_type(node, "a mapping with 'path'",
+                               node.is_scalar() ? fmt::format("write {{path: {}}}", escape(node.text, 60)) : "");
   bool good = true, has_path = false;
   std::vector<std::string> names;
   visit_entry([&](const Row& row, const auto&, const auto&) { names.emplace_back(row.key); }, entry);

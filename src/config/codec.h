@@ -51,7 +51,9 @@ inline std::string describe(const std::vector<DataEntry>*, const Entries&) { ret
 template <class T, class A>
 std::string describe(const std::optional<T>*, const A& allowed) { return describe(static_cast<const T*>(nullptr), allowed); }
 template <class T, class A>
-std::string describe(const std::vector<T>*, const A& allowed) { return "a list, each " + describe(static_cast<const T*>(nullptr), allowed); }
+std::string describe(const std::vector<T>*, const A& allowed) {
+  return "a list, each " + describe(static_cast<const T*>(nullptr), allowed);
+}
 
 // ---- reading ---------------------------------------------------------------------------------------------------------------------
 

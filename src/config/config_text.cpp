@@ -14,7 +14,9 @@ namespace {
 
 /// True when YAML reads the bare word as the same text, in lists and mappings too.
 bool is_plain_word(std::string_view text) {
-  const auto is_word = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || std::string_view("_./-").find(c) != std::string_view::npos; };
+  const auto is_word = [](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) != 0 || std::string_view("_./-").find(c) != std::string_view::npos;
+  };
   if (text.empty() || text[0] == '-' || text == "null" || text == "true" || text == "false") return false;
   return std::all_of(text.begin(), text.end(), is_word);
 }
@@ -25,7 +27,8 @@ std::string entry_text(const JsonValue::Object& entry) {
   const JsonValue defaults = write_value(DataEntry{});
   std::vector<std::string> parts;
   for (const auto& [key, value] : entry)
-    if (key == "path" || dump_json(value) != dump_json(*defaults.find(key))) parts.push_back(fmt::format("{}: {}", key, yaml_text(value, "none")));
+    if (key == "path" || dump_json(value) != dump_json(*defaults.find(key)))
+      parts.push_back(fmt::format("{}: {}", key, yaml_text(value, "none")));
   return fmt::format("{{{}}}", fmt::join(parts, ", "));
 }
 
@@ -137,7 +140,8 @@ std::vector<KeyDifference> differing_keys(const TrainConfig& old_config, const T
     const JsonValue &old_value = old_values[row.key], new_value = write_value(member);
     if (row.key == "preset" || dump_json(old_value) == dump_json(new_value)) return;
     const bool paths_only = row.key == "data.train" && dump_json(without_paths(old_value)) == dump_json(without_paths(new_value));
-    differences.push_back({std::string(row.key), plain_text(old_value), plain_text(new_value), paths_only ? ResumeClass::free : row.resume});
+    differences.push_back(
+        {std::string(row.key), plain_text(old_value), plain_text(new_value), paths_only ? ResumeClass::free : row.resume});
   }, new_config);
   return differences;
 }

@@ -23,7 +23,8 @@ inline constexpr int64_t kMaxBytes = int64_t{1} << 50;
 template <class V, class C>
 void visit_model(V&& v, C& c) {
   using enum ResumeClass;
-  v(Row{"preset", free, "start from a shipped configuration (see `config presets`); this file overrides it", "none", false, "none"}, c.preset, Text{});
+  v(Row{"preset", free, "start from a shipped configuration (see `config presets`); this file overrides it", "none", false, "none"},
+    c.preset, Text{});
   v(Row{"model.path", free, "Hugging Face folder or .gguf file of the base model", "none", true}, c.model.path, Text{true});
   v(Row{"model.dtype", frozen, "type of the frozen weights; auto: bf16 where the hardware multiplies it natively, else as stored"},
     c.model.dtype, Words{});
@@ -32,15 +33,17 @@ void visit_model(V&& v, C& c) {
   v(Row{"rope.factor", frozen, "total factor written to config.json; auto: the least that reaches data.sequence_length", "auto"},
     c.rope.factor, Reals{1, 4096});
   v(Row{"rope.theta", frozen, "base of the rotary frequencies; auto: the model's", "auto"}, c.rope.theta, Reals{1, 1e15});
-  v(Row{"attention.kind", frozen, "s2: shifted sparse attention without leak; s2_wrap: the original's roll, which leaks, for comparison only"},
+  v(Row{"attention.kind", frozen,
+        "s2: shifted sparse attention without leak; s2_wrap: the original's roll, which leaks, for comparison only"},
     c.attention.kind, Words{});
-  v(Row{"attention.group_ratio", frozen, "group size as a share of data.sequence_length; 0.25 when no size and no preset is given", "none", false, "0.25"},
+  v(Row{"attention.group_ratio", frozen, "group size as a share of data.sequence_length; 0.25 when no size and no preset is given", "none",
+        false, "0.25"},
     c.attention.group_ratio, Reals{0, 1, true});
   v(Row{"attention.group_size", frozen, "group size in tokens, even"}, c.attention.group_size, Integers{2, kMaxTokens, Unit::tokens, true});
   v(Row{"attention.group_preset", frozen, "longlora_sft: the original's rule for fine-tuning on instructions"}, c.attention.group_preset,
     Words{});
-  v(Row{"attention.pattern", frozen, "which heads are shifted; cross_heads (half of them) when not given", "none", false, "cross_heads"}, c.attention.pattern,
-    Words{});
+  v(Row{"attention.pattern", frozen, "which heads are shifted; cross_heads (half of them) when not given", "none", false, "cross_heads"},
+    c.attention.pattern, Words{});
   v(Row{"attention.deterministic", frozen, "false allows an unordered backward pass where one exists"}, c.attention.deterministic, Words{});
   v(Row{"attention.full_steps", explicit_, "the last N steps train with full attention"}, c.attention.full_steps, Integers{0, kMaxSteps});
   v(Row{"tuning.mode", frozen, "lora: adapters and the roles below; full: every weight"}, c.tuning.mode, Words{});
@@ -112,10 +115,10 @@ void visit_machine(V&& v, C& c) {
   v(Row{"memory.policy", free, "what is kept between forward and backward; auto: as much as fits. No policy changes a bit of the result"},
     c.memory.policy, Words{});
   v(Row{"memory.halo_streaming", free, "stream long sequences through the device in pieces"}, c.memory.halo_streaming, Words{});
-  v(Row{"memory.device_budget", free, "bytes the planner may use on the device; auto: free - 1 GiB", "auto", false, "free - 1 GiB"}, c.memory.device_budget,
-    Integers{1 << 20, kMaxBytes, Unit::bytes});
-  v(Row{"memory.host_budget", free, "bytes the planner may use on the host; auto: available - 8 GiB", "auto", false, "available - 8 GiB"}, c.memory.host_budget,
-    Integers{1 << 20, kMaxBytes, Unit::bytes});
+  v(Row{"memory.device_budget", free, "bytes the planner may use on the device; auto: free - 1 GiB", "auto", false, "free - 1 GiB"},
+    c.memory.device_budget, Integers{1 << 20, kMaxBytes, Unit::bytes});
+  v(Row{"memory.host_budget", free, "bytes the planner may use on the host; auto: available - 8 GiB", "auto", false, "available - 8 GiB"},
+    c.memory.host_budget, Integers{1 << 20, kMaxBytes, Unit::bytes});
   v(Row{"memory.on_oom", free, "step_down: after running out of memory go on with the next cheaper policy"}, c.memory.on_oom, Words{});
   v(Row{"device", frozen, "where to compute"}, c.device, Words{});
   v(Row{"dist.backend", free, "how ranks talk"}, c.dist.backend, Words{});
@@ -130,7 +133,8 @@ void visit_outputs(V&& v, C& c) {
   using enum ResumeClass;
   v(Row{"checkpoint.every", free, "steps between checkpoints"}, c.checkpoint.every, Integers{1, kMaxSteps});
   v(Row{"checkpoint.keep", free, "checkpoints kept"}, c.checkpoint.keep, Integers{1, 1000000});
-  v(Row{"checkpoint.dir", free, "folder of the checkpoints; empty: output_dir/checkpoints", "none", false, "output_dir/checkpoints"}, c.checkpoint.dir, Text{});
+  v(Row{"checkpoint.dir", free, "folder of the checkpoints; empty: output_dir/checkpoints", "none", false, "output_dir/checkpoints"},
+    c.checkpoint.dir, Text{});
   v(Row{"evaluate.every", free, "steps between evaluations on data.validation; 0: never"}, c.evaluate.every, Integers{0, kMaxSteps});
   v(Row{"evaluate.perplexity.contexts", free, "lengths; empty: data.sequence_length"}, c.evaluate.perplexity.contexts,
     Integers{2, kMaxTokens, Unit::tokens});
@@ -141,7 +145,8 @@ void visit_outputs(V&& v, C& c) {
   v(Row{"evaluate.passkey.trials", free, "prompts of each length"}, c.evaluate.passkey.trials, Integers{1, 1000000});
   v(Row{"evaluate.attention", free, "full, or as_trained for the ablation"}, c.evaluate.attention, Words{});
   v(Row{"weights.check_finite", free, "scan imported weights for NaN and infinity"}, c.weights_check_finite, Words{});
-  v(Row{"nonfinite.action", explicit_, "on a non-finite loss or gradient: stop, or skip at most 3 steps in 100"}, c.nonfinite_action, Words{});
+  v(Row{"nonfinite.action", explicit_, "on a non-finite loss or gradient: stop, or skip at most 3 steps in 100"}, c.nonfinite_action,
+    Words{});
   v(Row{"log.every", free, "steps between progress lines on a pipe"}, c.log.every, Integers{1, kMaxSteps});
   v(Row{"log.tensorboard", free, "write TensorBoard events"}, c.log.tensorboard, Words{});
   v(Row{"output_dir", free, "folder of the run; refused if another run holds it", "none", true}, c.output_dir, Text{true});

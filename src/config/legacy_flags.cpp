@@ -123,7 +123,8 @@ class Translator {
     for (const std::string& part : split(value, ',')) parts.emplace(trim(part));
     parts.erase("");
     for (const std::string& part : parts)
-      if (part != "embed" && part != "norm") fail_usage(fmt::format("'{}' is unknown", escape(part, 40)), "--" + name, "name embed, norm or both");
+      if (part != "embed" && part != "norm")
+        fail_usage(fmt::format("'{}' is unknown", escape(part, 40)), "--" + name, "name embed, norm or both");
     set(name, "tuning.train_embeddings", parts.contains("embed") ? "true" : "false");
     set(name, "tuning.train_norms", parts.contains("norm") ? "true" : "false");
   }
@@ -140,7 +141,8 @@ class Translator {
 
   /// The original counts micro-batches of a rank, we count sequences of a step. Its defaults are 8 and 1.
   void batch() {
-    const bool accumulation_given = given_.contains("gradient_accumulation_steps"), micro_given = given_.contains("per_device_train_batch_size");
+    const bool accumulation_given = given_.contains("gradient_accumulation_steps"),
+               micro_given = given_.contains("per_device_train_batch_size");
     if (!accumulation_given && !micro_given) return;
     const int64_t micro = micro_given ? integer("per_device_train_batch_size", given_["per_device_train_batch_size"]) : 8;
     const int64_t accumulation = accumulation_given ? integer("gradient_accumulation_steps", given_["gradient_accumulation_steps"]) : 1;

@@ -82,7 +82,8 @@ void Loader::apply_value(const std::string& key, const std::string& value, const
   if (!is_key(key)) {
     const size_t dot = key.rfind('.');
     const std::string section = dot == std::string::npos ? "" : key.substr(0, dot);
-    if (is_section(key)) issues_.push_back({place, key, "is a section, not a key", fmt::format("set one of its keys, as {}.KEY=VALUE", key)});
+    if (is_section(key))
+      issues_.push_back({place, key, "is a section, not a key", fmt::format("set one of its keys, as {}.KEY=VALUE", key)});
     else report_unknown(section, dot == std::string::npos ? key : key.substr(dot + 1), place);
     return;
   }

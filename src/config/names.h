@@ -22,7 +22,8 @@ struct Name {
 
 LONGLORA_NAMES(WeightDType, 4, {"auto", automatic}, {"bf16", bf16}, {"fp16", fp16}, {"fp32", fp32})
 LONGLORA_NAMES(InitKind, 2, {"load", load}, {"random", random})
-LONGLORA_NAMES(RopeMethod, 6, {"none", none}, {"linear", linear}, {"dynamic", dynamic}, {"ntk", dynamic}, {"yarn", yarn}, {"llama3", llama3})
+LONGLORA_NAMES(RopeMethod, 6, {"none", none}, {"linear", linear}, {"dynamic", dynamic}, {"ntk", dynamic}, {"yarn", yarn},
+               {"llama3", llama3})
 LONGLORA_NAMES(AttentionKind, 3, {"s2", s2}, {"full", full}, {"s2_wrap", s2_wrap})
 LONGLORA_NAMES(AttentionPattern, 4, {"cross_heads", cross_heads}, {"cross_layers", cross_layers}, {"plain_only", plain_only},
                {"shifted_only", shifted_only})

@@ -37,7 +37,8 @@ void check_model(const TrainConfig& config, const ModelConfig& model, Checks& ch
   if (model.head_dim % 2 != 0)
     checks.report("model.path", fmt::format("head size {} is odd, rotary embedding needs pairs", model.head_dim), "use another model");
   if (config.data.eos && *config.data.eos >= model.vocab_size)
-    checks.report("data.eos", fmt::format("got {}, the vocabulary ends at {}", *config.data.eos, model.vocab_size - 1), "give an id inside it");
+    checks.report("data.eos", fmt::format("got {}, the vocabulary ends at {}", *config.data.eos, model.vocab_size - 1),
+                  "give an id inside it");
   const bool embeddings = config.tuning.train_embeddings;
   if (config.tuning.mode == TuningMode::lora && model.tied && config.tuning.train_head && *config.tuning.train_head != embeddings)
     checks.report("tuning.train_head", fmt::format("got {}, but this model's head is its embedding and tuning.train_embeddings is {}",

@@ -57,7 +57,8 @@ std::optional<int64_t> scaled(std::string_view digits, double factor) {
 /// The unit of which `suffix` is another capitalisation: "K" -> "k", "gb" -> "GB".
 std::optional<std::string_view> intended_unit(std::string_view suffix, Unit unit) {
   const auto same = [&](std::string_view name) {
-    return std::equal(name.begin(), name.end(), suffix.begin(), suffix.end(), [](char a, char b) { return std::tolower(a) == std::tolower(b); });
+    return std::equal(name.begin(), name.end(), suffix.begin(), suffix.end(),
+                      [](char a, char b) { return std::tolower(a) == std::tolower(b); });
   };
   if (unit == Unit::tokens)
     for (const UnitName& name : kTokenUnits)
@@ -103,7 +104,9 @@ std::optional<double> real_of(std::string_view text) {
 }
 
 std::optional<std::string> intended_number(std::string_view text, Unit unit, bool integer) {
-  const auto reads = [&](const std::string& candidate) { return integer ? integer_of(candidate, unit).has_value() : real_of(candidate).has_value(); };
+  const auto reads = [&](const std::string& candidate) {
+    return integer ? integer_of(candidate, unit).has_value() : real_of(candidate).has_value();
+  };
   if (text.starts_with("0x") || text.starts_with("0X")) return decimal_of_hex(text.substr(2));
   std::string plain(text);
   std::erase(plain, '_');

@@ -47,7 +47,8 @@ class YamlReader {
   std::optional<Node> document() {
     next();   // stream start
     next();
-    if (type() == YAML_STREAM_END_EVENT) return problem({source_, 1, 1}, "the document is empty", "write at least the required keys"), std::nullopt;
+    if (type() == YAML_STREAM_END_EVENT)
+      return problem({source_, 1, 1}, "the document is empty", "write at least the required keys"), std::nullopt;
     check_document_start();
     next();
     Node root = value(1);
@@ -153,7 +154,8 @@ class YamlReader {
       return problem(key.place, "merge key '<<' is not allowed", "use `preset`, or write the keys themselves"), false;
     const auto [first, is_new] = seen.try_emplace(key.text, key.place);
     if (!is_new)
-      problem(key.place, fmt::format("duplicate key '{}', first at {}", escape(key.text, 60), first->second.text()), "remove one of the two");
+      problem(key.place, fmt::format("duplicate key '{}', first at {}", escape(key.text, 60), first->second.text()),
+              "remove one of the two");
     return is_new;
   }
 
