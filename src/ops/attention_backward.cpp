@@ -22,7 +22,8 @@ class BackwardSchedule {
   explicit BackwardSchedule(const BackwardCall& call)
       : c_(call), block_(call.tiles.block), num_rows_(call.lse.size(0)), num_kv_(call.num_heads / call.pattern.heads_per_kv),
         first_m_(call.q.begin / block_), end_m_((call.q.end + block_ - 1) / block_), first_n_(call.k.begin / block_),
-        end_n_((call.k.end + block_ - 1) / block_) {
+        end_n_((call.k.end + block_ - 1) / block_),
+        who_(workers_for(2 * call.lse.numel() * call.q.head_size * (call.k.end - call.k.begin))) {
     if (!c_.pattern.has_wrap()) return;
     wrap_m_ = (wrap_queries(c_.pattern.group).end + block_ - 1) / block_;
     wrap_n_ = wrap_keys(c_.pattern.tokens(), c_.pattern.group).begin / block_;
@@ -32,7 +33,7 @@ class BackwardSchedule {
   void run_fused() const {
     prepare(c_.pattern.has_wrap());
     for (int64_t phase = 0; phase < wrap_size_; ++phase) {
-      run_tasks(num_rows_ * num_kv_ * wrap_m_, [&](int64_t i) {
+      run_tasks(who_, num_rows_ * num_kv_ * wrap_m_, [&](int64_t i) {
         const int64_t m = i % wrap_m_, n = wrap_n_ + (m + phase) % wrap_size_;
         if (n < end_n_) fused_pair(i / wrap_m_ / num_kv_, i / wrap_m_ % num_kv_, m, n, Band::wrap);
       });
@@ -40,7 +41,7 @@ class BackwardSchedule {
     for (int64_t distance = farthest(); distance >= 0; --distance) {
       const int64_t first = std::max(first_m_, distance), count = end_m_ - first;
       if (count <= 0) continue;
-      run_tasks(num_rows_ * num_kv_ * count, [&](int64_t i) {
+      run_tasks(who_, num_rows_ * num_kv_ * count, [&](int64_t i) {
         const int64_t m = first + i % count;
         fused_pair(i / count / num_kv_, i / count % num_kv_, m, m - distance, Band::causal);
       });
@@ -50,10 +51,10 @@ class BackwardSchedule {
   void run_two_passes() const {
     prepare(false);
     const int64_t key_blocks = end_n_ - first_n_, query_blocks = end_m_ - first_m_;
-    run_tasks(num_rows_ * num_kv_ * key_blocks, [&](int64_t i) {            // early keys are seen by most queries: longest first
+    run_tasks(who_, num_rows_ * num_kv_ * key_blocks, [&](int64_t i) {            // early keys are seen by most queries: longest first
       key_pass(i % (num_rows_ * num_kv_) / num_kv_, i % num_kv_, first_n_ + i / (num_rows_ * num_kv_));
     });
-    run_tasks(num_rows_ * c_.num_heads * query_blocks, [&](int64_t i) {     // late queries see most keys: longest first
+    run_tasks(who_, num_rows_ * c_.num_heads * query_blocks, [&](int64_t i) {     // late queries see most keys: longest first
       query_pass(i % (num_rows_ * c_.num_heads) / c_.num_heads, i % c_.num_heads, end_m_ - 1 - i / (num_rows_ * c_.num_heads));
     });
   }
@@ -94,7 +95,7 @@ class BackwardSchedule {
   /// delta of every query; zeros where no pair will write. `clear_all`: everywhere, for the order of s2_wrap.
   void prepare(bool clear_all) const {
     const int64_t first = std::min(first_m_, first_n_), count = std::max(end_m_, end_n_) - first;
-    run_tasks(num_rows_ * count, [&](int64_t i) {
+    run_tasks(who_, num_rows_ * count, [&](int64_t i) {
       const int64_t b = i / count, n = first + i % count, begin = n * block_, end = begin + block_;
       for (int64_t head = 0; head < c_.num_heads; ++head) {
         for (int64_t t = std::max(begin, c_.q.begin); t < std::min(end, c_.q.end); ++t) {
@@ -198,6 +199,7 @@ class BackwardSchedule {
 
   const BackwardCall& c_;
   const int64_t block_, num_rows_, num_kv_, first_m_, end_m_, first_n_, end_n_;
+  const Workers who_;
   int64_t wrap_m_ = 0, wrap_n_ = 0, wrap_size_ = 0;   // blocks of s2_wrap's second range: queries [0, wrap_m), keys from wrap_n on
 };
 

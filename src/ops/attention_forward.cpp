@@ -246,7 +246,10 @@ void s2_attention_forward(const AttentionLayout& layout, const at::Tensor& q_BTH
                          static_cast<float>(scale * std::numbers::log2e)};
   const std::vector<Tile> tiles = query_tiles_of(head_spans(pattern, q_BTHD.size(2), call.tiles.heads), call.tiles, call.q);
   const int64_t num_tiles = static_cast<int64_t>(tiles.size()), num_rows = q_BTHD.size(0);
-  run_tasks(num_tiles * num_rows, [&](int64_t i) { ForwardTask(call, i % num_rows, tiles[static_cast<size_t>(i / num_rows)]).run(); });
+  const Workers who = workers_for(q_BTHD.numel() * k_BTKD.size(1));
+  run_tasks(who, num_tiles * num_rows, [&](int64_t i) {
+    ForwardTask(call, i % num_rows, tiles[static_cast<size_t>(i / num_rows)]).run();
+  });
 }
 
 }  // namespace longlora

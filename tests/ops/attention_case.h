@@ -94,8 +94,9 @@ inline std::string compare_with_oracle(const AttentionCase& c, const AttentionIn
     const double frobenius = std::sqrt(difference) / (std::sqrt(norm) + 1e-12);
     // A gradient may vanish (one visible key): then rounding is measured against the size of its inputs.
     const bool vanishes = rms < 1e-5;
+    const double few = a.size() < 1024 ? 3 : 1;   // a norm over few elements does not average roundings: their maximum is twice to thrice their rms
     const double limit = vanishes ? bound.largest * 1e-1 : bound.largest * rms;
-    if (largest > limit || (!vanishes && frobenius > bound.frobenius)) {
+    if (largest > limit || (!vanishes && frobenius > few * bound.frobenius)) {
       problems += std::string(name) + ": F " + std::to_string(frobenius * 1e6) + "e-6, M " + std::to_string(largest / rms) + "; ";
     }
   };
