@@ -26,7 +26,8 @@ TrainConfig with_policy(MemoryPolicy policy) {
   return config;
 }
 
-// The worked examples of docs/memory.md section 9: every figure there is rounded to 0.1 GiB.
+// Published worked examples (1,000 GiB device, everything under `checkpoint`), each figure rounded to 0.1 GiB. They count 64 augmentation
+// columns on q, k, v and o of every layer, 128 L (2h + 2kv) bytes, which this version does not allocate: they are taken off.
 struct Worked { const char* name; ModelConfig model; int64_t tokens; double fixed, kept, workspace, peak; };
 class WorkedExamples : public testing::TestWithParam<Worked> {};
 
@@ -35,10 +36,11 @@ TEST_P(WorkedExamples, AgreeToATenthOfAGibibyte) {
   const MemoryPlan plan = make_memory_plan(w.model, with_policy(MemoryPolicy::checkpoint), one_row(w.tokens), gpu(1000));
   const double fixed = static_cast<double>(component(plan, "weights") + component(plan, "optimizer_and_gradient") + component(plan, "runtime") +
                                            component(plan, "tile_or_loss_chunk")) / kGib;
-  EXPECT_NEAR(fixed, w.fixed, 0.1);
+  const double augmentation = 128.0 * w.model.num_layers * (2 * w.model.hidden_size + 2 * w.model.kv_width()) / kGib;
+  EXPECT_NEAR(fixed, w.fixed - augmentation, 0.1);
   EXPECT_NEAR(static_cast<double>(component(plan, "kept_activations")) / kGib, w.kept, 0.1);
   EXPECT_NEAR(static_cast<double>(component(plan, "layer_workspace")) / kGib, w.workspace, 0.1);
-  EXPECT_NEAR(static_cast<double>(plan.peak_bytes()) / kGib, w.peak, 0.15);
+  EXPECT_NEAR(static_cast<double>(plan.peak_bytes()) / kGib, w.peak - augmentation, 0.15);
 }
 
 INSTANTIATE_TEST_SUITE_P(Bf16, WorkedExamples,
