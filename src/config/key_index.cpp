@@ -66,7 +66,7 @@ std::vector<std::string> guesses_for(std::string_view section, std::string_view 
   std::vector<std::string> everywhere = all_keys(), here, elsewhere;
   everywhere.insert(everywhere.end(), all_sections().begin(), all_sections().end());
   for (const std::string& candidate : everywhere) {
-    if (candidate == name) return {candidate};                       // a dotted key, or a section in the wrong place
+    if (candidate == name && name.find('.') != std::string_view::npos) return {candidate};   // a.b: written where a section belongs
     if (section_of(candidate) == section) here.push_back(candidate);
     if (leaf_of(candidate) == name) elsewhere.push_back(candidate);
   }
