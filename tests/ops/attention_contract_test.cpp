@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
+#include <cstdlib>
 #include <fstream>
 #include <string>
 
@@ -184,8 +185,11 @@ int64_t status_bytes(const std::string& field) {
   return -1;
 }
 
-TEST(AttentionContract, LongRowsNeedNoMemory) {   // a T x T mask would take 0.5 GB even in bits
-  AttentionCase c{1, 65536, 2, 2, 64, 8192, 1};
+/// A T x T mask would take 0.5 GB even in bits. LONGLORA_LONG_TESTS=1 takes the full size: 131072 tokens in groups of 32768.
+TEST(AttentionContract, LongRowsNeedNoMemory) {
+  const bool is_full_size = std::getenv("LONGLORA_LONG_TESTS") != nullptr;
+  AttentionCase c{1, is_full_size ? 131072 : 65536, 2, 2, 64, is_full_size ? 32768 : 8192, 1};
+  const int64_t group = c.group, half = group / 2;
   const AttentionInputs in(c);
   at::Tensor o = at::full(in.q.sizes(), NAN, in.q.options()), lse = at::full({1, 2, c.T}, NAN, in.q.options());
   std::ofstream("/proc/self/clear_refs") << "5";
@@ -193,9 +197,9 @@ TEST(AttentionContract, LongRowsNeedNoMemory) {   // a T x T mask would take 0.5
   s2_attention_forward(c.layout(), in.q, in.k, in.v, o, lse);
   EXPECT_LT(status_bytes("VmHWM") - before, 16 << 20);
   // Rows at both sides of boundaries and at the end, against one query in fp64.
-  for (const int64_t t : {int64_t{0}, int64_t{4095}, int64_t{4096}, int64_t{8191}, int64_t{8192}, int64_t{40000}, c.T - 1}) {
+  for (const int64_t t : {int64_t{0}, half - 1, half, group - 1, group, int64_t{40000}, c.T - 1}) {
     for (int64_t h = 0; h < 2; ++h) {
-      const int64_t from = h == 0 ? t / 8192 * 8192 : std::max<int64_t>(0, (t + 4096) / 8192 * 8192 - 4096);
+      const int64_t from = h == 0 ? t / group * group : std::max<int64_t>(0, (t + half) / group * group - half);
       const auto rows = [&](const at::Tensor& x) { return x.narrow(1, from, t - from + 1).narrow(2, h, 1); };
       const at::Tensor q = in.q.narrow(1, t, 1).narrow(2, h, 1).to(at::kDouble);
       const at::Tensor s = (rows(in.k).to(at::kDouble) * q).sum(at::IntArrayRef{3}) / 8.0, p = (s - s.max()).exp();
