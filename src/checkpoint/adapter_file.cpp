@@ -177,14 +177,15 @@ void AdapterFile::derive_tuning(const ModelConfig& base, std::vector<std::string
   for (const auto& [target, name] : kTargets) {
     if (modules.contains(std::string(name))) tuning.lora.targets.push_back(target);
   }
+  tuning.train_norms = counts[Role::norm] > 0;
+  tuning.train_embeddings = counts[Role::embedding] > 0;
+  if (!base.tied) tuning.train_head = counts[Role::head] > 0;
+  if (!problems.empty()) return;                               // the counts would only repeat them
   const int64_t expected = static_cast<int64_t>(tuning.lora.targets.size()) * base.num_layers * 2;
   if (counts[Role::lora] == 0) problems.push_back("it has no LoRA tensors");
   if (counts[Role::lora] != expected) {
     problems.push_back(fmt::format("{} LoRA tensors, expected {}: A and B of every target in every layer", counts[Role::lora], expected));
   }
-  tuning.train_norms = counts[Role::norm] > 0;
-  tuning.train_embeddings = counts[Role::embedding] > 0;
-  if (!base.tied) tuning.train_head = counts[Role::head] > 0;
 }
 
 }  // namespace longlora

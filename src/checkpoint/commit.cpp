@@ -99,7 +99,8 @@ Search search(const fs::path& folder) {
   if (result.damaged.empty()) return result;
   std::vector<std::string> details;
   for (const auto& [step, text] : result.damaged) details.push_back(text);
-  fail(ErrorKind::no_checkpoint, fmt::format("{} checkpoints exist and none is complete", details.size()), folder.string(),
+  const size_t count = details.size();
+  fail(ErrorKind::no_checkpoint, fmt::format("{} checkpoints exist and none is complete", count), folder.string(),
        "restore one from a copy, or start anew with another output_dir; nothing was deleted", std::move(details));
 }
 

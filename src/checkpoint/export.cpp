@@ -45,13 +45,32 @@ void reread(const fs::path& folder, const std::map<std::string, Digest>& digests
 constexpr std::string_view kMergedUsage =
     "Use it like any Llama model: `AutoModelForCausalLM.from_pretrained(FOLDER)`; config.json holds the new context and RoPE scaling.\n";
 
+std::string python_literal(std::string text) {
+  for (const auto& [json, python] : {std::pair{":true", ":True"}, {":false", ":False"}, {":null", ":None"}}) {
+    for (size_t at = 0; (at = text.find(json, at)) != std::string::npos;) text.replace(at, std::string_view(json).size(), python);
+  }
+  return text;
+}
+
+/// Keyword arguments of from_pretrained: one dictionary in transformers 5, two keys in transformers 4.
 std::string adapter_usage(const ExportContext& context) {
-  std::string arguments;
-  for (const auto& [key, value] : rope_keys(context)) arguments += fmt::format(", {}={}", key, value == "null" ? "None" : value);
+  std::string theta = json_number(context.rope.after.theta), scaling = "null", position = std::to_string(context.rope.new_max_position);
+  for (const auto& [key, value] : rope_keys(context)) {
+    if (key == "rope_theta") theta = value;
+    if (key == "rope_scaling") scaling = value;
+  }
+  const std::string kind = scaling == "null" ? "{\"rope_type\":\"default\"" : scaling.substr(0, scaling.size() - 1);
+  const std::string base = context.base->path.string();
+  if (!context.rope.changed) {
+    return fmt::format("```python\nbase = AutoModelForCausalLM.from_pretrained(\"{}\")\nmodel = PeftModel.from_pretrained(base, FOLDER)\n```\n", base);
+  }
   return fmt::format(
       "The base's config.json does not know the new context. Load the base with these values, then the adapter:\n\n"
-      "```python\nbase = AutoModelForCausalLM.from_pretrained(\"{}\"{})\nmodel = PeftModel.from_pretrained(base, FOLDER)\n```\n",
-      context.base->path.string(), arguments);
+      "```python\nbase = AutoModelForCausalLM.from_pretrained(\"{}\", max_position_embeddings={},\n"
+      "    rope_parameters={},\"rope_theta\":{}}})   # transformers 5\n"
+      "    # transformers 4: rope_scaling={}, rope_theta={}\n"
+      "model = PeftModel.from_pretrained(base, FOLDER)\n```\n",
+      base, position, python_literal(kind), theta, scaling == "null" ? "None" : python_literal(scaling), theta);
 }
 
 /// A re-export without a change keeps the origin that the base records, so that its config.json keeps its bytes.

@@ -71,9 +71,10 @@ def expect_moved(label, got, base):
 
 def base_with_record(base, adapter):
     record = json.loads((adapter / "longlora_train.json").read_text())
-    arguments = dict(record["rope"])
-    assert record["context"] == CONTEXT and arguments["max_position_embeddings"] == CONTEXT, record
-    return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **arguments)
+    rope = record["rope"]
+    assert record["context"] == CONTEXT and rope["max_position_embeddings"] == CONTEXT, record
+    parameters = {**rope["rope_scaling"], "rope_theta": rope["rope_theta"]}
+    return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, max_position_embeddings=CONTEXT, rope_parameters=parameters).eval()
 
 
 def loss_by_program(binary, root, *model_arguments):
