@@ -85,7 +85,7 @@ if ! done_already sentencepiece-0.2.1; then
   say "building sentencepiece 0.2.1 (static, about half a minute)"
   archive=sentencepiece-0.2.1.tar.gz
   [ -e "$deps/wheels/$archive" ] ||
-    pip_python download -q --no-deps --no-build-isolation --no-binary=:all: -d "$deps/wheels" sentencepiece==0.2.1 >"$deps/pip.log" 2>&1 ||
+    pip_python download -q --no-deps --no-binary=:all: -d "$deps/wheels" sentencepiece==0.2.1 >"$deps/pip.log" 2>&1 ||
     [ -e "$deps/wheels/$archive" ] || die "could not download sentencepiece's source, see $deps/pip.log"
   check_pin "$deps/wheels/$archive"
   rm -rf "$deps/build/sentencepiece" && mkdir -p "$deps/build/sentencepiece"
