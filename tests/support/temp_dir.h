@@ -34,6 +34,8 @@ class TempDir {
   std::filesystem::path write(std::string_view name, std::string_view content) const {
     const std::filesystem::path file = path_ / name;
     std::filesystem::create_directories(file.parent_path());
+    std::error_code absent;
+    std::filesystem::remove(file, absent);   // rewriting in place makes ext4 flush at every close
     std::ofstream(file, std::ios::binary).write(content.data(), static_cast<std::streamsize>(content.size()));
     return file;
   }
