@@ -191,7 +191,9 @@ std::string error_line(const Error& error) {
   constexpr size_t kPunctuation = 5;   // " (" and "); "
   std::string what = escape(error.what_happened, kNoLimit), where = escape(error.where), to_do = escape(error.what_to_do, kNoLimit);
   // WHAT gives way first, then WHERE; WHAT TO DO only if it could not fit in any line.
-  const auto room = [&](size_t others) { return std::max(kLeastPart, kMaxLine - std::min(kMaxLine, prefix.size() + kPunctuation + others)); };
+  const auto room = [&](size_t others) {
+    return std::max(kLeastPart, kMaxLine - std::min(kMaxLine, prefix.size() + kPunctuation + others));
+  };
   what = escape(error.what_happened, room(where.size() + to_do.size()));
   where = escape(error.where, std::min<size_t>(120, room(what.size() + to_do.size())));
   to_do = escape(error.what_to_do, room(what.size() + where.size()));

@@ -9,6 +9,8 @@
 #include <immintrin.h>
 #endif
 
+#include "core/sha256_compress.h"
+
 namespace longlora {
 
 namespace {
@@ -22,6 +24,8 @@ constexpr std::array<uint32_t, 64> kRoundConstants = {
     0x682e6ff3, 0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
 
 uint32_t load_big_endian(const uint8_t* p) { return uint32_t{p[0]} << 24 | uint32_t{p[1]} << 16 | uint32_t{p[2]} << 8 | p[3]; }
+
+}  // namespace
 
 void compress_portable(std::array<uint32_t, 8>& state, const uint8_t* data, size_t blocks) {
   for (; blocks > 0; --blocks, data += 64) {
@@ -44,6 +48,8 @@ void compress_portable(std::array<uint32_t, 8>& state, const uint8_t* data, size
     for (size_t i = 0; i < 8; ++i) state[i] += after[i];
   }
 }
+
+namespace {
 
 #if defined(__x86_64__)
 bool cpu_has_sha() {

@@ -56,9 +56,9 @@ class TreeBuilder {
 
   bool null() { return add(nullptr); }
   bool boolean(bool value) { return add(value); }
-  bool number_integer(int64_t value) { return add(value); }
-  bool number_unsigned(uint64_t value) { return add(value); }
-  bool number_float(double value, const std::string&) { return add(value); }
+  bool number_integer(int64_t value) { return add_number(value); }
+  bool number_unsigned(uint64_t value) { return add_number(value); }
+  bool number_float(double value, const std::string&) { return add_number(value); }
   bool string(std::string& value) { return add(std::move(value)); }
   bool binary(nlohmann::json::binary_t&) { return false; }   // never called for text
   bool start_object(size_t) { return open(JsonValue::Object{}); }
@@ -80,7 +80,9 @@ class TreeBuilder {
     std::string_view message = error.what();
     if (const size_t dash = message.rfind(" - "); dash != std::string_view::npos) message.remove_prefix(dash + 3);
     else if (const size_t bracket = message.find("] "); bracket != std::string_view::npos) message.remove_prefix(bracket + 2);
-    fail_at(text_, source_, bytes_read > 0 ? bytes_read - 1 : 0, "not valid JSON: " + escape(message, 120));
+    const size_t last_read = bytes_read > 0 ? bytes_read - 1 : 0, start = next_token();
+    const bool in_string = start < text_.size() && text_[start] == '"';   // then the wrong character counts, not where the string began
+    fail_at(text_, source_, in_string ? last_read : start, "not valid JSON: " + escape(message, 120));
   }
 
  private:
@@ -129,6 +131,15 @@ class TreeBuilder {
     JsonValue value = located(start);
     value.value = std::forward<T>(content);
     attach(std::move(value));
+    return true;
+  }
+
+  /// The parser sees the end of a number in the character after it.
+  template <class T>
+  bool add_number(T value) {
+    add(value);
+    const bool ends_text = bytes_read == text_.size() && text_.back() >= '0' && text_.back() <= '9';
+    if (!ends_text) --token_end_;
     return true;
   }
 
