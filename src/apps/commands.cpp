@@ -7,6 +7,7 @@
 #include "longlora/core/error.h"
 #include "longlora/core/json.h"
 #include "longlora/train/environment.h"
+#include "longlora/train/stop_request.h"
 #include "longlora/train/version.h"
 
 #if __has_include("longlora_commit.h")
@@ -24,7 +25,7 @@ void add_globals(Program& p) {
   p.app.add_flag("--json", g.json_version, "with --version");
   p.app.add_flag("-v,--verbose", g.verbosity, "more log lines");
   p.app.add_flag("-q,--quiet", g.quiet, "warnings only");
-  p.app.add_flag("--debug", g.debug, "debug lines, and where an internal error was raised");
+  p.app.add_flag("--debug", g.debug, "debug lines in the log");
   p.app.add_option("--color", g.color, "colour of log lines; NO_COLOR is honoured")->check(CLI::IsMember({"auto", "always", "never"}));
   p.app.add_option("--log-format", g.log_format, "form of log lines")->check(CLI::IsMember({"text", "json"}));
   p.app.add_option("--progress", g.progress, "form of progress")->check(CLI::IsMember({"auto", "bar", "line", "none"}));
@@ -86,6 +87,8 @@ Action parse_command(Program& p, int argc, char** argv) {
   add_globals(p);
   for (auto add : {add_train, add_plan, add_eval, add_generate, add_export, add_import, add_tokenize, add_report, add_config, add_doctor,
                    add_completion, add_launch}) add(p);
+  p.app.allow_extras();                 // train translates LongLoRA's flags; for the others unknown arguments are refused below
+  p.app.require_subcommand(0, 1);
   p.app.footer(exit_code_table() + "\nExample:\n  longlora-train train -c configs/quickstart.yaml --output-dir out/run");
   try {
     p.app.parse(argc, argv);
@@ -96,12 +99,20 @@ Action parse_command(Program& p, int argc, char** argv) {
     refuse_usage(p, error);
   }
   if (p.globals.version) return [json = p.globals.json_version] { print_out(version_text(json)); return 0; };
+  const std::vector<std::string> unknown = p.app.remaining(true);
+  LONGLORA_CHECK(unknown.empty() || p.takes_unknown, usage,
+                 std::string(p.action ? "unknown argument" : "unknown command") + " '" + escape(unknown.front()) + "'", "command line",
+                 "see longlora-train --help");
   if (!p.action) {
     const std::string text = p.app.help();
     print_out(text);
     fail(ErrorKind::usage, "no command given", "command line", "choose one of the commands above");
   }
-  return [&p] { apply_globals(p.globals); return p.action(); };
+  return [&p] {
+    if (p.blocks_stop_signals) block_stop_signals();   // before LibTorch starts a thread: setting its thread count starts a pool
+    apply_globals(p.globals);
+    return p.action();
+  };
 }
 
 }  // namespace longlora::apps

@@ -27,6 +27,8 @@ struct Program {
   CLI::App app{"Extends the context of Llama-family models with LongLoRA.", "longlora-train"};
   GlobalOptions globals;
   Action action;
+  bool blocks_stop_signals = false;  // the command waits for them on a thread of its own
+  bool takes_unknown = false;           // the chosen command reads unknown arguments itself (LongLoRA's flags)
 };
 
 /// Subcommand with the example shown under --help; every command has one.

@@ -152,6 +152,7 @@ void add_eval(Program& p) {
   passkey->footer("Example:\n  longlora-train eval perplexity --model out/merged --data emma.txt --context 4k");
   passkey->allow_extras();
   passkey->callback([&p] {
+    p.takes_unknown = true;
     p.action = []() -> int { fail(ErrorKind::usage, "eval passkey is not in this version", "command line", "use eval perplexity"); };
   });
 }

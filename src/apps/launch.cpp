@@ -9,6 +9,7 @@ void add_launch(Program& p) {
   command->allow_extras();
   command->prefix_command();
   command->callback([&p] {
+    p.takes_unknown = true;
     p.action = []() -> int { fail(ErrorKind::usage, "launch is not in this version: runs have one rank", "command line", "use train"); };
   });
 }

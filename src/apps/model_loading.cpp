@@ -6,6 +6,7 @@
 #include "longlora/core/json.h"
 #include "longlora/core/log.h"
 #include "longlora/train/environment.h"
+#include "longlora/train/prepare.h"
 
 namespace longlora::apps {
 namespace {
@@ -64,7 +65,7 @@ ReadyModel load_model(const ModelRequest& request) {
   ready.model = std::make_unique<LlamaModel>(config, ready.rope, max_position, std::max(request.longest, trained_context), options);
   load_base_weights(*ready.model, *ready.base, true);
   if (!request.adapter.empty()) load_adapter(*ready.model, request.adapter);
-  if (!ready.base->is_gguf && has_tokenizer(request.model)) ready.tokenizer = load_tokenizer(request.model);
+  ready.tokenizer = base_tokenizer(*ready.base);
   return ready;
 }
 

@@ -6,7 +6,6 @@
 #include "longlora/core/error.h"
 #include "longlora/train/run.h"
 #include "longlora/train/run_status.h"
-#include "longlora/train/stop_request.h"
 
 namespace longlora::apps {
 namespace {
@@ -17,10 +16,9 @@ struct TrainFlags {
   bool dry_run = false;
 };
 
-int train(const TrainFlags& flags, const CLI::App& command, const GlobalOptions& globals) {
-  block_stop_signals();                  // before LibTorch starts a thread
+int train(const TrainFlags& flags, const std::vector<std::string>& legacy, const GlobalOptions& globals) {
   write_exit_file_at_end();
-  TrainRequest request{.sources = sources_of(flags.config, command.remaining()), .dry_run = flags.dry_run, .dump_gradients = flags.dump_gradients,
+  TrainRequest request{.sources = sources_of(flags.config, legacy), .dry_run = flags.dry_run, .dump_gradients = flags.dump_gradients,
                        .progress = globals.progress_mode()};
   if (flags.resume == "never") request.resume = ResumeMode::never;
   else if (flags.resume != "auto") request.resume = ResumeMode::path, request.resume_path = flags.resume;
@@ -38,8 +36,11 @@ void add_train(Program& p) {
   command->add_option("--resume", flags->resume, "auto (newest valid checkpoint of the output folder), never, or one checkpoint folder");
   command->add_flag("--dry-run", flags->dry_run, "stop after the plan; nothing is written");
   command->add_option("--dump-gradients", flags->dump_gradients, "write the gradients of the first step as safetensors and stop");
-  command->allow_extras();               // LongLoRA's own flags are translated
-  command->callback([&p, flags, command] { p.action = [&p, flags, command] { return train(*flags, *command, p.globals); }; });
+  command->callback([&p, flags] {
+    p.blocks_stop_signals = true;
+    p.takes_unknown = true;              // LongLoRA's own flags are translated
+    p.action = [&p, flags] { return train(*flags, p.app.remaining(true), p.globals); };
+  });
 }
 
 }  // namespace longlora::apps

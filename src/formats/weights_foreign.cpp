@@ -44,7 +44,10 @@ void refuse_foreign(const InputFile& file) {
     fail(ErrorKind::data, "the file is a pointer, the weights were not downloaded", file.path().string(),
          "run git lfs pull in the model's folder");
   }
-  if (has_pickle_name(name) || head.starts_with("PK\x03\x04") || head.starts_with("\x80")) refuse_pickle(file.path());
+  // A pickle starts with 0x80 and a small protocol number; so does a safetensors file whose header length ends in 0x80, but its ninth byte
+  // opens the JSON header.
+  const bool opens_json = head.size() > 8 && head[8] == '{';
+  if (has_pickle_name(name) || head.starts_with("PK\x03\x04") || (head.starts_with("\x80") && !opens_json)) refuse_pickle(file.path());
 }
 
 void refuse_foreign(const std::filesystem::path& file) { refuse_foreign(InputFile(file)); }

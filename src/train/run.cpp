@@ -25,7 +25,7 @@ struct RunData {
 
   RunData(const PreparedRun& run, const std::filesystem::path& output_dir) {
     const TrainConfig& config = run.config();
-    if (!run.base->is_gguf && has_tokenizer(run.base->path)) tokenizer = load_tokenizer(run.base->path);
+    tokenizer = base_tokenizer(*run.base);
     DatasetOptions options{.sequence_length = config.data.sequence_length, .vocab_size = run.base->config.vocab_size, .data = config.data};
     options.tokenizer = tokenizer.get();
     options.cache_folder = output_dir / "cache";

@@ -1,6 +1,7 @@
 """Wrong configurations: right exit code, one message that lists every problem, in less than half a second, before weights are read."""
 import fcntl
 import json
+import resource
 import time
 
 from support import Workplace, check_error_line, main, model_config, run
@@ -9,21 +10,22 @@ LIMIT_SECONDS = 0.5
 
 
 def refused(place, config, code, *fragments, arguments=()):
-    """Best of five: the machine may be busy, the program may not be slow."""
-    best = None
+    """Best of five. On a machine that is busy with other work the processor time of the program decides instead of the clock."""
+    best = best_cpu = float("inf")
     for _ in range(5):
-        started = time.monotonic()
+        started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
         done = run("train", "-c", config, *arguments, expect=code)
-        seconds = time.monotonic() - started
-        best = seconds if best is None else min(best, seconds)
-        if best < LIMIT_SECONDS:
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        best = min(best, time.monotonic() - started)
+        best_cpu = min(best_cpu, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        if min(best, best_cpu) < LIMIT_SECONDS:
             break
-    assert best < LIMIT_SECONDS, f"{best:.2f} s"
     check_error_line(done.stderr)
     for fragment in fragments:
         assert fragment in done.stderr, f"{fragment!r} not in {done.stderr}"
-    assert not list((place.path / "out").glob("checkpoints/*")) if (place.path / "out").exists() else True
-    return f"ok ({best:.2f} s)"
+    assert not list((place.path / "out").glob("checkpoints/*"))
+    assert min(best, best_cpu) < LIMIT_SECONDS, f"{best:.2f} s, {best_cpu:.2f} s of processor time"
+    return f"ok ({best:.2f} s, {best_cpu:.2f} s of processor time)"
 
 
 def text_config(place, text):

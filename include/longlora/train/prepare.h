@@ -9,6 +9,7 @@
 #include "longlora/config/config_io.h"
 #include "longlora/config/run_plan.h"
 #include "longlora/plan/memory_plan.h"
+#include "longlora/tokenizer/tokenizer.h"
 
 namespace longlora {
 
@@ -28,6 +29,9 @@ std::vector<KeepPolicy> keep_policies(const MemoryPlan&);
 int64_t element_bytes(ComputeType);
 /// Lines for people: counts by role, plan, policy, group, RoPE old to new, world, output.
 std::vector<std::string> banner(const PreparedRun&);
+
+/// The tokenizer of a base model: of its folder, or made from the lists inside a GGUF file; nullptr when there is none.
+std::unique_ptr<Tokenizer> base_tokenizer(const BaseModel&);
 
 /// The model of a prepared run with base weights (loaded, or random by Philox) and fresh LoRA; returns the digest of the base weights.
 std::unique_ptr<LlamaModel> make_model(const PreparedRun&, Digest& weights_digest);
