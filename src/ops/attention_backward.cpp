@@ -20,8 +20,13 @@ namespace {
 class BackwardSchedule {
  public:
   explicit BackwardSchedule(const BackwardCall& call)
-      : c_(call), block_(call.tiles.block), num_rows_(call.lse.size(0)), num_kv_(call.num_heads / call.pattern.heads_per_kv),
-        first_m_(call.q.begin / block_), end_m_((call.q.end + block_ - 1) / block_), first_n_(call.k.begin / block_),
+      : c_(call),
+        block_(call.tiles.block),
+        num_rows_(call.lse.size(0)),
+        num_kv_(call.num_heads / call.pattern.heads_per_kv),
+        first_m_(call.q.begin / block_),
+        end_m_((call.q.end + block_ - 1) / block_),
+        first_n_(call.k.begin / block_),
         end_n_((call.k.end + block_ - 1) / block_),
         who_(workers_for(2 * call.lse.numel() * call.q.head_size * (call.k.end - call.k.begin))) {
     if (!c_.pattern.has_wrap()) return;
@@ -51,10 +56,10 @@ class BackwardSchedule {
   void run_two_passes() const {
     prepare(false);
     const int64_t key_blocks = end_n_ - first_n_, query_blocks = end_m_ - first_m_;
-    run_tasks(who_, num_rows_ * num_kv_ * key_blocks, [&](int64_t i) {            // early keys are seen by most queries: longest first
+    run_tasks(who_, num_rows_ * num_kv_ * key_blocks, [&](int64_t i) {  // early keys are seen by most queries: longest first
       key_pass(i % (num_rows_ * num_kv_) / num_kv_, i % num_kv_, first_n_ + i / (num_rows_ * num_kv_));
     });
-    run_tasks(who_, num_rows_ * c_.num_heads * query_blocks, [&](int64_t i) {     // late queries see most keys: longest first
+    run_tasks(who_, num_rows_ * c_.num_heads * query_blocks, [&](int64_t i) {  // late queries see most keys: longest first
       query_pass(i % (num_rows_ * c_.num_heads) / c_.num_heads, i % c_.num_heads, end_m_ - 1 - i / (num_rows_ * c_.num_heads));
     });
   }
@@ -84,8 +89,8 @@ class BackwardSchedule {
       const RowMap map = c_.pattern.row(b);
       for (int64_t m = first_m_; m < end_m_; ++m) {
         const int64_t position = std::max(m * block_, c_.q.begin);
-        const int64_t from = std::min(map.visible_from(position, c_.pattern.shift_of(0)),
-                                      map.visible_from(position, c_.pattern.shift_of(c_.num_heads - 1)));
+        const int64_t from =
+            std::min(map.visible_from(position, c_.pattern.shift_of(0)), map.visible_from(position, c_.pattern.shift_of(c_.num_heads - 1)));
         distance = std::max(distance, m - from / block_);
       }
     }
@@ -146,7 +151,11 @@ class BackwardSchedule {
         const bool is_first = !cleared && n == bounds.first_key() / block_;
         const bool is_last = band == Band::causal && n == (bounds.end_key() - 1) / block_;
         float* d_q = pair.query_gradients(0);
-        is_first ? void(std::fill_n(d_q, c_.tiles.rows * c_.tiles.width, 0.0f)) : load_rows(c_.d_q, b, head, begin, end, d_q, c_.tiles.rows);
+        if (is_first) {
+          std::fill_n(d_q, c_.tiles.rows * c_.tiles.width, 0.0f);
+        } else {
+          load_rows(c_.d_q, b, head, begin, end, d_q, c_.tiles.rows);
+        }
         pair.add(head, begin, bounds, Products::all, d_q);
         store_rows(c_.d_q, b, head, begin, end, d_q, c_.tiles.rows, is_last ? c_.scale : 1.0f);
       });
@@ -200,7 +209,7 @@ class BackwardSchedule {
   const BackwardCall& c_;
   const int64_t block_, num_rows_, num_kv_, first_m_, end_m_, first_n_, end_n_;
   const Workers who_;
-  int64_t wrap_m_ = 0, wrap_n_ = 0, wrap_size_ = 0;   // blocks of s2_wrap's second range: queries [0, wrap_m), keys from wrap_n on
+  int64_t wrap_m_ = 0, wrap_n_ = 0, wrap_size_ = 0;  // blocks of s2_wrap's second range: queries [0, wrap_m), keys from wrap_n on
 };
 
 /// Do the address ranges of two tensors meet? Interleaved views count as overlapping: the slower form is right for them too.
@@ -228,10 +237,20 @@ void s2_attention_backward(const AttentionLayout& layout, const at::Tensor& q_BT
                      workspace.numel() >= attention_workspace_elements(q_BTHD.size(0), q_BTHD.size(1), q_BTHD.size(2)));
   const Pattern pattern(layout, q_BTHD.size(2), k_BTKD.size(2));
   const double scale = 1.0 / std::sqrt(static_cast<double>(q_BTHD.size(3)));
-  const BackwardCall call{pattern, View(q_BTHD, layout.q_begin), View(k_BTKD, layout.k_begin), View(v_BTKD, layout.k_begin),
-                          View(o_BTHD, layout.q_begin), View(d_o_BTHD, layout.q_begin), View(d_q_BTHD, layout.q_begin),
-                          View(d_k_BTKD, layout.k_begin), View(d_v_BTKD, layout.k_begin), lse_BHT, workspace.data_ptr<float>(),
-                          q_BTHD.size(2), BackwardTiles(q_BTHD.size(3)), static_cast<float>(scale),
+  const BackwardCall call{pattern,
+                          View(q_BTHD, layout.q_begin),
+                          View(k_BTKD, layout.k_begin),
+                          View(v_BTKD, layout.k_begin),
+                          View(o_BTHD, layout.q_begin),
+                          View(d_o_BTHD, layout.q_begin),
+                          View(d_q_BTHD, layout.q_begin),
+                          View(d_k_BTKD, layout.k_begin),
+                          View(d_v_BTKD, layout.k_begin),
+                          lse_BHT,
+                          workspace.data_ptr<float>(),
+                          q_BTHD.size(2),
+                          BackwardTiles(q_BTHD.size(3)),
+                          static_cast<float>(scale),
                           static_cast<float>(scale * std::numbers::log2e)};
   const BackwardSchedule schedule(call);
   if (call.q.is_bf16 || overlap(d_q_BTHD, q_BTHD)) return schedule.run_two_passes();

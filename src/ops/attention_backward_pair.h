@@ -25,7 +25,7 @@ struct BackwardCall {
   const Pattern& pattern;
   View q, k, v, o, d_o, d_q, d_k, d_v;
   const at::Tensor& lse;
-  float* delta;             // [B, H, positions of q]
+  float* delta;  // [B, H, positions of q]
   int64_t num_heads;
   BackwardTiles tiles;
   float scale, to_base2;
@@ -58,7 +58,9 @@ class BackwardPair {
   float* query_gradients(int64_t slot) { return slot == 0 ? d_q_ : d_k_ + slot * c_.tiles.rows * c_.tiles.width; }
 
  private:
-  struct Block { int64_t row, rows, first_panel, end_panel; };   // of six rows; panels of keys that some row of it sees
+  struct Block {
+    int64_t row, rows, first_panel, end_panel;
+  };  // of six rows; panels of keys that some row of it sees
 
   void load_queries(int64_t head, int64_t begin, int64_t end);
   std::span<const Block> find_blocks(const RowBounds&, int64_t key_offset);
@@ -73,7 +75,7 @@ class BackwardPair {
   const int64_t b_, kv_;
   int64_t key_begin_ = 0, key_end_ = 0;
   float *k_transposed_, *v_transposed_, *k_, *d_k_, *d_v_, *q_, *d_o_, *d_q_, *p_, *d_s_, *lse2_, *delta_;
-  Block blocks_[128];   // at most one a row of a tile
+  Block blocks_[128];  // at most one a row of a tile
 };
 
 }  // namespace longlora::attention

@@ -16,7 +16,7 @@ namespace attention {
 namespace {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
-constexpr int64_t kChunkRows = 24;   // scores of 24 rows and a panel of keys stay in the first-level cache
+constexpr int64_t kChunkRows = 24;  // scores of 24 rows and a panel of keys stay in the first-level cache
 
 /// Tile sizes by head size alone, so that scratch stays below 1 MiB. Packing a tile of keys pays off over `rows` query rows of all heads
 /// of a task together; how many of them belong to one head changes no bit.
@@ -29,15 +29,20 @@ struct ForwardTiles {
   int64_t panels() const { return width / kPanel; }
   int64_t rows_per_head(int64_t num_heads) const { return rows / num_heads; }
   int64_t scratch_floats() const {
-    const int64_t held_rows = rows + heads * kPanel;            // every head's rows are rounded up to a whole panel
+    const int64_t held_rows = rows + heads * kPanel;  // every head's rows are rounded up to a whole panel
     return held_rows * (2 * width + 2) + 2 * keys * width + kChunkRows * keys + 16 * kPanel;
   }
 
   int64_t width, rows, keys, heads;
 };
 
-struct HeadSpan { int64_t first, count, kv; };   // query heads of one KV head and one pattern
-struct Tile { HeadSpan span; int64_t begin, end; };
+struct HeadSpan {
+  int64_t first, count, kv;
+};  // query heads of one KV head and one pattern
+struct Tile {
+  HeadSpan span;
+  int64_t begin, end;
+};
 
 std::vector<HeadSpan> head_spans(const Pattern& pattern, int64_t num_heads, int64_t most) {
   std::vector<HeadSpan> spans;
@@ -68,7 +73,7 @@ struct ForwardCall {
   View q, k, v, o;
   const at::Tensor& lse;
   ForwardTiles tiles;
-  float to_base2;      // scale * log2(e), rounded once
+  float to_base2;  // scale * log2(e), rounded once
 };
 
 /// One head's rows of a query tile: q, the output before its division, running maximum and sum.
@@ -79,7 +84,11 @@ struct HeadState {
 class ForwardTask {
  public:
   ForwardTask(const ForwardCall& call, int64_t b, const Tile& tile)
-      : c_(call), b_(b), span_(tile.span), begin_(tile.begin), end_(tile.end),
+      : c_(call),
+        b_(b),
+        span_(tile.span),
+        begin_(tile.begin),
+        end_(tile.end),
         panel_rows_(round_up(call.tiles.rows_per_head(tile.span.count), kPanel)) {
     Cutter cut(thread_scratch(c_.tiles.scratch_floats()));
     for (int64_t i = 0; i < span_.count; ++i) {
@@ -123,7 +132,9 @@ class ForwardTask {
     }
   }
 
-  struct Block { int64_t row, rows, first_panel, end_panel; };   // of six rows; panels of keys that some row of it sees
+  struct Block {
+    int64_t row, rows, first_panel, end_panel;
+  };  // of six rows; panels of keys that some row of it sees
 
   void chunk(HeadState& s, const RowBounds& bounds, int64_t key_begin, int64_t begin, int64_t end) {
     Block blocks[kChunkRows];
@@ -165,7 +176,7 @@ class ForwardTask {
         top8 = vec::max(top8, vec::max(vec::load(p), vec::load(p + 8)));
       }
       const float top = std::max(s.top[row], vec::max_of(top8));
-      const float base = top == kMinusInfinity ? 0.0f : top;    // a row may be wholly masked in its first tile
+      const float base = top == kMinusInfinity ? 0.0f : top;  // a row may be wholly masked in its first tile
       const float factor = exp2(vec::broadcast((s.top[row] - base) * c_.to_base2))[0];
       const float sum = probabilities(block, local, base * c_.to_base2);
       s.sum[row] = s.sum[row] * factor + sum;
@@ -188,7 +199,7 @@ class ForwardTask {
     for (int64_t panel = block.first_panel; panel < block.end_panel; ++panel) {
       float* p = score_at(panel, local);
       const vec::F8 p0 = exp2(vec::load(p) * c_.to_base2 - base), p1 = exp2(vec::load(p + 8) * c_.to_base2 - base);
-      sum0 += p0;                                               // from unrounded probabilities
+      sum0 += p0;  // from unrounded probabilities
       sum1 += p1;
       vec::store(p, c_.q.is_bf16 ? round_to_bf16(p0) : p0);
       vec::store(p + 8, c_.q.is_bf16 ? round_to_bf16(p1) : p1);
@@ -241,15 +252,18 @@ void s2_attention_forward(const AttentionLayout& layout, const at::Tensor& q_BTH
   check_call(layout, q_BTHD, k_BTKD, v_BTKD, o_BTHD, lse_BHT);
   const Pattern pattern(layout, q_BTHD.size(2), k_BTKD.size(2));
   const double scale = 1.0 / std::sqrt(static_cast<double>(q_BTHD.size(3)));
-  const ForwardCall call{pattern, View(q_BTHD, layout.q_begin), View(k_BTKD, layout.k_begin), View(v_BTKD, layout.k_begin),
-                         View(o_BTHD, layout.q_begin), lse_BHT, ForwardTiles(q_BTHD.size(3)),
+  const ForwardCall call{pattern,
+                         View(q_BTHD, layout.q_begin),
+                         View(k_BTKD, layout.k_begin),
+                         View(v_BTKD, layout.k_begin),
+                         View(o_BTHD, layout.q_begin),
+                         lse_BHT,
+                         ForwardTiles(q_BTHD.size(3)),
                          static_cast<float>(scale * std::numbers::log2e)};
   const std::vector<Tile> tiles = query_tiles_of(head_spans(pattern, q_BTHD.size(2), call.tiles.heads), call.tiles, call.q);
   const int64_t num_tiles = static_cast<int64_t>(tiles.size()), num_rows = q_BTHD.size(0);
   const Workers who = workers_for(q_BTHD.numel() * k_BTKD.size(1));
-  run_tasks(who, num_tiles * num_rows, [&](int64_t i) {
-    ForwardTask(call, i % num_rows, tiles[static_cast<size_t>(i / num_rows)]).run();
-  });
+  run_tasks(who, num_tiles * num_rows, [&](int64_t i) { ForwardTask(call, i % num_rows, tiles[static_cast<size_t>(i / num_rows)]).run(); });
 }
 
 }  // namespace longlora

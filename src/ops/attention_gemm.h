@@ -21,7 +21,7 @@ constexpr int64_t round_up(int64_t x, int64_t multiple) { return (x + multiple -
 /// Rows of the next row block when `left` rows remain; 7 and 8 are cut in two because blocks of one or two rows wait for latency.
 constexpr int64_t row_block(int64_t left) { return left > 8 || left == 6 ? 6 : left > 6 ? 4 : left; }
 
-enum class Start { zero, load, scaled };   // of an accumulator: 0, C, or C times factor[row]
+enum class Start { zero, load, scaled };  // of an accumulator: 0, C, or C times factor[row]
 
 struct Accumulators {
   template <int M>

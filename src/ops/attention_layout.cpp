@@ -16,8 +16,8 @@ void check_documents(const AttentionLayout& layout) {
     for (size_t i = 0; i < starts.size(); ++i) {
       LONGLORA_CHECK(i == 0 || starts[i] > starts[i - 1], data, fmt::format("start {} follows {}", starts[i], starts[i - 1]), where,
                      "list the starts in strictly increasing order");
-      LONGLORA_CHECK(starts[i] < layout.tokens, data, fmt::format("start {} is not below the row length {}", starts[i], layout.tokens), where,
-                     "list only starts inside the row");
+      LONGLORA_CHECK(starts[i] < layout.tokens, data, fmt::format("start {} is not below the row length {}", starts[i], layout.tokens),
+                     where, "list only starts inside the row");
     }
   }
 }
@@ -36,10 +36,10 @@ void check_layout(const AttentionLayout& layout, int64_t num_heads, int64_t num_
                  fmt::format("use {} or {}", layout.group - 1, layout.group + 1));
   LONGLORA_INVARIANT(layout.num_plain >= 0 && layout.num_plain <= num_heads);
   if (layout.kind != AttentionKind::s2_wrap) return;
-  LONGLORA_CHECK(layout.tokens % layout.group == 0, config,
-                 fmt::format("s2_wrap needs a row length that is a multiple of the group, got {} tokens and group {}", layout.tokens,
-                             layout.group),
-                 "attention.kind", "use attention.kind: s2, or change the sequence length or the group");
+  LONGLORA_CHECK(
+      layout.tokens % layout.group == 0, config,
+      fmt::format("s2_wrap needs a row length that is a multiple of the group, got {} tokens and group {}", layout.tokens, layout.group),
+      "attention.kind", "use attention.kind: s2, or change the sequence length or the group");
   bool has_documents = false;
   for (const std::vector<int64_t>& starts : layout.document_starts) has_documents |= starts.size() > 1;
   LONGLORA_CHECK(!has_documents, config, "s2_wrap cannot separate documents in a row", "attention.kind", "use attention.kind: s2");

@@ -14,7 +14,7 @@
 
 namespace longlora::attention {
 
-inline constexpr int64_t kMaxHeadSize = 2048;   // beyond it the smallest tiles leave the scratch of a thread
+inline constexpr int64_t kMaxHeadSize = 2048;  // beyond it the smallest tiles leave the scratch of a thread
 
 /// Boundaries of one row: the index map with the documents of this row.
 class RowMap {
@@ -39,7 +39,8 @@ class RowMap {
 class Pattern {
  public:
   Pattern(const AttentionLayout& layout, int64_t num_heads, int64_t num_kv_heads)
-      : layout_(layout), heads_per_kv(num_heads / num_kv_heads),
+      : layout_(layout),
+        heads_per_kv(num_heads / num_kv_heads),
         group(layout.kind == AttentionKind::full ? 2 * layout.tokens : std::min(layout.group, 2 * layout.tokens)) {}
 
   Shift shift_of(int64_t head) const {
@@ -63,8 +64,14 @@ class Pattern {
 /// A [B, T, heads, D] tensor addressed by absolute position: holds positions [begin, end).
 struct View {
   View(const at::Tensor& x, int64_t begin_position)
-      : data(x.data_ptr()), is_bf16(x.scalar_type() == at::kBFloat16), begin(begin_position), end(begin_position + x.size(1)),
-        head_size(x.size(3)), row_stride(x.stride(0)), token_stride(x.stride(1)), head_stride(x.stride(2)) {}
+      : data(x.data_ptr()),
+        is_bf16(x.scalar_type() == at::kBFloat16),
+        begin(begin_position),
+        end(begin_position + x.size(1)),
+        head_size(x.size(3)),
+        row_stride(x.stride(0)),
+        token_stride(x.stride(1)),
+        head_stride(x.stride(2)) {}
 
   template <class T>
   T* at(int64_t b, int64_t position, int64_t head) const {
@@ -87,7 +94,7 @@ struct RowBounds {
   int64_t end_key() const { return to[count - 1]; }
 };
 
-enum class Band { causal, wrap };   // the keys of the own segment, and the second range of s2_wrap
+enum class Band { causal, wrap };  // the keys of the own segment, and the second range of s2_wrap
 
 /// Bounds of rows [begin, end) in one band; in the wrap band only the rows below g/2 take part.
 inline RowBounds row_bounds(const Pattern& pattern, const RowMap& map, Shift shift, Band band, int64_t begin, int64_t end) {
@@ -100,13 +107,13 @@ inline RowBounds row_bounds(const Pattern& pattern, const RowMap& map, Shift shi
     return bounds;
   }
   bounds.count = end - begin;
-  for (int64_t i = 0, segment_end = 0; i < bounds.count; ++i) {   // one look-up a segment, not a row
+  for (int64_t i = 0, segment_end = 0; i < bounds.count; ++i) {  // one look-up a segment, not a row
     const int64_t position = begin + i;
     const bool same_segment = position < segment_end;
     bounds.from[i] = same_segment ? bounds.from[i - 1] : map.visible_from(position, shift);
     if (!same_segment) segment_end = map.segment_end(position, shift);
     bounds.to[i] = position + 1;
-    LONGLORA_INVARIANT(bounds.from[i] < bounds.to[i]);            // every row keeps at least its diagonal pair
+    LONGLORA_INVARIANT(bounds.from[i] < bounds.to[i]);  // every row keeps at least its diagonal pair
   }
   return bounds;
 }

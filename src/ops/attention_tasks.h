@@ -8,7 +8,7 @@
 
 namespace longlora::attention {
 
-enum class Workers { pool, caller };   // caller: waking the pool costs more than the work
+enum class Workers { pool, caller };  // caller: waking the pool costs more than the work
 
 /// For a call of at most so many multiply-adds (about 20 microseconds) the caller works alone.
 inline Workers workers_for(int64_t multiply_adds) { return multiply_adds < (int64_t{1} << 20) ? Workers::caller : Workers::pool; }

@@ -140,8 +140,7 @@ void load_transposed(const View& x, int64_t b, int64_t head, int64_t begin, int6
   x.is_bf16 ? load_transposed_as<c10::BFloat16>(x, b, head, begin, end, panels) : load_transposed_as<float>(x, b, head, begin, end, panels);
 }
 
-void store_rows(const View& x, int64_t b, int64_t head, int64_t begin, int64_t end, const float* panels, int64_t panel_rows,
-                float factor) {
+void store_rows(const View& x, int64_t b, int64_t head, int64_t begin, int64_t end, const float* panels, int64_t panel_rows, float factor) {
   x.is_bf16 ? store_rows_as<c10::BFloat16>(x, b, head, begin, end, panels, panel_rows, factor)
             : store_rows_as<float>(x, b, head, begin, end, panels, panel_rows, factor);
 }

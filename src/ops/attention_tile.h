@@ -8,7 +8,7 @@
 
 namespace longlora::attention {
 
-inline constexpr int64_t kScratchFloats = 1 << 18;   // 1 MiB a thread, whatever T, g and H
+inline constexpr int64_t kScratchFloats = 1 << 18;  // 1 MiB a thread, whatever T, g and H
 
 /// Scratch of this thread, 64-byte aligned, at least `floats` (at most kScratchFloats) long; content is undefined.
 float* thread_scratch(int64_t floats);
@@ -42,11 +42,11 @@ void store_zeros(const View&, int64_t b, int64_t head, int64_t begin, int64_t en
 /// 2^x with relative error below 2e-7; exactly 0 below -127, exactly 1 at 0; NaN stays NaN.
 inline vec::F8 exp2(vec::F8 x) {
   const vec::F8 low = vec::broadcast(-127.0f), high = vec::broadcast(128.0f);
-  x = low > x ? low : x;                                        // in this order a NaN passes
+  x = low > x ? low : x;  // in this order a NaN passes
   x = high < x ? high : x;
-  const vec::F8 shifted = x + 12582912.0f;                      // 1.5 * 2^23: adding it rounds to an integer in the low bits
-  const vec::F8 f = x - (shifted - 12582912.0f);                // -0.5 .. 0.5
-  vec::F8 p = vec::broadcast(1.534581242594868e-4f);            // minimax polynomial of degree 6, relative error 2e-9
+  const vec::F8 shifted = x + 12582912.0f;            // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  const vec::F8 f = x - (shifted - 12582912.0f);      // -0.5 .. 0.5
+  vec::F8 p = vec::broadcast(1.534581242594868e-4f);  // minimax polynomial of degree 6, relative error 2e-9
   p = p * f + 1.3399930903688073e-3f;
   p = p * f + 9.618489071726799e-3f;
   p = p * f + 5.550328642129898e-2f;

@@ -17,7 +17,7 @@ struct AttentionCase {
   AttentionKind kind = AttentionKind::s2;
   at::ScalarType type = at::kFloat;
   std::vector<std::vector<int64_t>> documents;
-  double deviation = 1;   // of q and k
+  double deviation = 1;  // of q and k
   uint32_t seed = 1;
 
   AttentionLayout layout() const { return {kind, T, group, num_plain, documents}; }
@@ -28,7 +28,8 @@ struct AttentionCase {
 
 inline std::ostream& operator<<(std::ostream& out, const AttentionCase& c) {
   out << "B " << c.B << " T " << c.T << " H " << c.H << " K " << c.K << " D " << c.D << " group " << c.group << " plain " << c.num_plain
-      << " kind " << static_cast<int>(c.kind) << (c.type == at::kFloat ? " fp32" : " bf16") << " deviation " << c.deviation << " seed " << c.seed;
+      << " kind " << static_cast<int>(c.kind) << (c.type == at::kFloat ? " fp32" : " bf16") << " deviation " << c.deviation << " seed "
+      << c.seed;
   for (const auto& row : c.documents) {
     out << " documents";
     for (int64_t d : row) out << ' ' << d;
@@ -68,7 +69,9 @@ inline AttentionOutputs run_attention(const AttentionLayout& layout, const at::T
   s2_attention_backward(layout, q, k, v, r.o, r.lse, d_o, r.d_q, r.d_k, r.d_v, workspace);
   return r;
 }
-inline AttentionOutputs run_attention(const AttentionCase& c, const AttentionInputs& in) { return run_attention(c.layout(), in.q, in.k, in.v, in.d_o); }
+inline AttentionOutputs run_attention(const AttentionCase& c, const AttentionInputs& in) {
+  return run_attention(c.layout(), in.q, in.k, in.v, in.d_o);
+}
 
 /// In bf16 the gradients are held against the adjoint with the output as stored: its rounding alone exceeds the bounds where a query sees
 /// a handful of keys. `Against::definition` compares with the definition itself.
@@ -94,7 +97,7 @@ inline std::string compare_with_oracle(const AttentionCase& c, const AttentionIn
     const double frobenius = std::sqrt(difference) / (std::sqrt(norm) + 1e-12);
     // A gradient may vanish (one visible key): then rounding is measured against the size of its inputs.
     const bool vanishes = rms < 1e-5;
-    const double few = a.size() < 1024 ? 3 : 1;   // a norm over few elements does not average roundings: their maximum is twice to thrice their rms
+    const double few = a.size() < 1024 ? 3 : 1;  // a norm over few elements does not average: the largest rounding is up to 3 rms
     const double limit = vanishes ? bound.largest * 1e-1 : bound.largest * rms;
     if (largest > limit || (!vanishes && frobenius > few * bound.frobenius)) {
       problems += std::string(name) + ": F " + std::to_string(frobenius * 1e6) + "e-6, M " + std::to_string(largest / rms) + "; ";

@@ -26,7 +26,9 @@ void expect_same(const AttentionOutputs& a, const AttentionOutputs& b) {
   EXPECT_TRUE(same_bits(a.d_v, b.d_v));
 }
 
-const AttentionCase kCases[] = {{2, 700, 9, 3, 64, 200, 4}, {1, 1100, 3, 1, 64, 0, 0, AttentionKind::full}, {1, 512, 4, 2, 80, 128, 2, AttentionKind::s2_wrap},
+const AttentionCase kCases[] = {{2, 700, 9, 3, 64, 200, 4},
+                                {1, 1100, 3, 1, 64, 0, 0, AttentionKind::full},
+                                {1, 512, 4, 2, 80, 128, 2, AttentionKind::s2_wrap},
                                 {1, 300, 2, 2, 128, 96, 1, AttentionKind::s2, at::kBFloat16}};
 
 TEST(AttentionContract, ThreadsChangeNoBit) {
@@ -42,7 +44,7 @@ TEST(AttentionContract, ThreadsChangeNoBit) {
   }
 }
 
-TEST(AttentionContract, BatchEqualsItsRows) {   // documents of different lengths stand for ragged rows
+TEST(AttentionContract, BatchEqualsItsRows) {  // documents of different lengths stand for ragged rows
   for (AttentionCase c : {AttentionCase{3, 333, 9, 3, 64, 100, 4}, {3, 200, 2, 1, 8, 64, 1, AttentionKind::s2, at::kBFloat16}}) {
     c.documents = {{0, 17}, {0, 199}, {}};
     const AttentionInputs in(c);
@@ -57,7 +59,7 @@ TEST(AttentionContract, BatchEqualsItsRows) {   // documents of different length
   }
 }
 
-TEST(AttentionContract, RaggedSftBatchEqualsItsRows) {   // lengths 583, 4097, 9243 padded to 9243, group 8192
+TEST(AttentionContract, RaggedSftBatchEqualsItsRows) {  // lengths 583, 4097, 9243 padded to 9243, group 8192
   AttentionCase c{3, 9243, 1, 1, 8, 8192, 0};
   const AttentionInputs in(c);
   const int64_t lengths[] = {583, 4097, 9243};
@@ -83,13 +85,13 @@ TEST(AttentionContract, OutputOverQueriesAndQueryGradientOverQueries) {
     at::Tensor d_q = in.q.clone(), d_k = at::full(in.k.sizes(), NAN, in.k.options()), d_v = at::full(in.v.sizes(), NAN, in.v.options());
     at::Tensor workspace = at::full({attention_workspace_elements(c.B, c.T, c.H)}, NAN, at::TensorOptions().dtype(at::kFloat));
     s2_attention_backward(c.layout(), d_q, in.k, in.v, apart.o, apart.lse, in.d_o, d_q, d_k, d_v, workspace);
-    EXPECT_TRUE(same_bits(d_q, apart.d_q)) << c;   // seven products in place of five, the same bits
+    EXPECT_TRUE(same_bits(d_q, apart.d_q)) << c;  // seven products in place of five, the same bits
     EXPECT_TRUE(same_bits(d_k, apart.d_k)) << c;
     EXPECT_TRUE(same_bits(d_v, apart.d_v)) << c;
   }
 }
 
-TEST(AttentionContract, WindowsOfQueriesKeepBits) {   // every window sees the keys of the whole row, or just those it needs
+TEST(AttentionContract, WindowsOfQueriesKeepBits) {  // every window sees the keys of the whole row, or just those it needs
   for (AttentionCase c : {AttentionCase{1, 1300, 3, 1, 64, 512, 1}, {1, 700, 2, 2, 64, 256, 1, AttentionKind::s2, at::kBFloat16}}) {
     const AttentionInputs in(c);
     const AttentionOutputs whole = run_attention(c, in);
@@ -100,8 +102,8 @@ TEST(AttentionContract, WindowsOfQueriesKeepBits) {   // every window sees the k
       const int64_t q0 = cuts[i], q1 = std::min(cuts[i + 1], c.T), k0 = std::max<int64_t>(0, q0 - c.group), k1 = q1;
       window.q_begin = q0;
       window.k_begin = k0;
-      const AttentionOutputs part = run_attention(window, in.q.narrow(1, q0, q1 - q0), in.k.narrow(1, k0, k1 - k0), in.v.narrow(1, k0, k1 - k0),
-                                                  in.d_o.narrow(1, q0, q1 - q0));
+      const AttentionOutputs part = run_attention(window, in.q.narrow(1, q0, q1 - q0), in.k.narrow(1, k0, k1 - k0),
+                                                  in.v.narrow(1, k0, k1 - k0), in.d_o.narrow(1, q0, q1 - q0));
       EXPECT_TRUE(same_bits(part.o, whole.o.narrow(1, q0, q1 - q0))) << q0;
       EXPECT_TRUE(same_bits(part.lse, whole.lse.narrow(2, q0, q1 - q0))) << q0;
       EXPECT_TRUE(same_bits(part.d_q, whole.d_q.narrow(1, q0, q1 - q0))) << q0;
@@ -114,10 +116,12 @@ TEST(AttentionContract, WindowsOfQueriesKeepBits) {   // every window sees the k
   }
 }
 
-TEST(AttentionContract, GuardsAroundOutputsStay) {   // poison and completeness are part of every call of run_attention
+TEST(AttentionContract, GuardsAroundOutputsStay) {  // poison and completeness are part of every call of run_attention
   AttentionCase c{2, 77, 3, 1, 10, 30, 1};
   const AttentionInputs in(c);
-  const auto guarded = [&](int64_t heads) { return at::full({c.B + 2, c.T + 2, heads + 2, c.D + 2}, 7.0f, at::TensorOptions().dtype(at::kFloat)); };
+  const auto guarded = [&](int64_t heads) {
+    return at::full({c.B + 2, c.T + 2, heads + 2, c.D + 2}, 7.0f, at::TensorOptions().dtype(at::kFloat));
+  };
   const auto inner = [&](const at::Tensor& x, int64_t heads) {
     return x.narrow(0, 1, c.B).narrow(1, 1, c.T).narrow(2, 1, heads).narrow(3, 1, c.D);
   };
@@ -162,7 +166,7 @@ class CountingAllocator : public c10::Allocator {
   c10::Allocator* inner_;
 };
 
-TEST(AttentionContract, NoTensorIsAllocated) {   // no copies of q, k, v, no repeated keys, no mask
+TEST(AttentionContract, NoTensorIsAllocated) {  // no copies of q, k, v, no repeated keys, no mask
   for (const AttentionCase& c : kCases) {
     const AttentionInputs in(c);
     AttentionOutputs r = run_attention(c, in);
@@ -206,7 +210,8 @@ TEST(AttentionContract, LongRowsNeedNoMemory) {
       const at::Tensor want = (rows(in.v).to(at::kDouble) * p.unsqueeze(3)).sum(at::IntArrayRef{1}) / p.sum();
       const double rms = std::sqrt((want * want).mean().item<double>());
       EXPECT_LT((o.narrow(1, t, 1).narrow(2, h, 1).to(at::kDouble).reshape({-1}) - want.reshape({-1})).abs().max().item<double>(),
-                attention_bounds(DType::f32).o.largest * rms) << t << ' ' << h;
+                attention_bounds(DType::f32).o.largest * rms)
+          << t << ' ' << h;
     }
   }
 }

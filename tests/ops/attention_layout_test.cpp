@@ -19,14 +19,16 @@ std::vector<int64_t> map_boundaries(int64_t tokens, int64_t group, Shift shift) 
 
 TEST(S2Layout, BoundariesAreThoseOfTheDefinition) {
   using List = std::vector<int64_t>;
-  const struct { int64_t tokens, group; List plain, shifted; } rows[] = {
-      {8192, 2048, {0, 2048, 4096, 6144, 8192}, {0, 1024, 3072, 5120, 7168, 8192}},
-      {4274, 2048, {0, 2048, 4096, 4274}, {0, 1024, 3072, 4274}},
-      {9243, 8192, {0, 8192, 9243}, {0, 4096, 9243}},
-      {12289, 8192, {0, 8192, 12289}, {0, 4096, 12288, 12289}},
-      {4097, 8192, {0, 4097}, {0, 4096, 4097}},
-      {3000, 8192, {0, 3000}, {0, 3000}},
-      {8, 1024, {0, 8}, {0, 8}}};
+  const struct {
+    int64_t tokens, group;
+    List plain, shifted;
+  } rows[] = {{8192, 2048, {0, 2048, 4096, 6144, 8192}, {0, 1024, 3072, 5120, 7168, 8192}},
+              {4274, 2048, {0, 2048, 4096, 4274}, {0, 1024, 3072, 4274}},
+              {9243, 8192, {0, 8192, 9243}, {0, 4096, 9243}},
+              {12289, 8192, {0, 8192, 12289}, {0, 4096, 12288, 12289}},
+              {4097, 8192, {0, 4097}, {0, 4096, 4097}},
+              {3000, 8192, {0, 3000}, {0, 3000}},
+              {8, 1024, {0, 8}, {0, 8}}};
   for (const auto& row : rows) {
     EXPECT_EQ(map_boundaries(row.tokens, row.group, Shift::none), row.plain) << row.tokens;
     EXPECT_EQ(map_boundaries(row.tokens, row.group, Shift::half_group), row.shifted) << row.tokens;
@@ -124,7 +126,7 @@ TEST(S2Layout, KvHeadsOfAPatternMayOverlap) {
   }
 }
 
-TEST(S2Layout, PairsFollowTheClosedRatio) {   // (1/n)(1 - 1/(4n)) of full attention, half the heads shifted
+TEST(S2Layout, PairsFollowTheClosedRatio) {  // (1/n)(1 - 1/(4n)) of full attention, half the heads shifted
   for (const auto [n, ratio] : {std::pair{2, 0.4375}, {4, 0.234375}, {8, 0.12109375}}) {
     const int64_t group = 4096, T = n * group;
     const double both = static_cast<double>(allowed_pairs(T, group, Shift::none) + allowed_pairs(T, group, Shift::half_group));
@@ -133,10 +135,16 @@ TEST(S2Layout, PairsFollowTheClosedRatio) {   // (1/n)(1 - 1/(4n)) of full atten
 }
 
 TEST(S2Layout, OddGroupIsRefusedWithBothNeighbours) {
-  EXPECT_EQ(error_of([] { check_layout({AttentionKind::s2, 4004, 1001, 1}, 2, 2); }), "got 1001, must be even (attention.group_size); use 1000 or 1002");
+  EXPECT_EQ(error_of([] {
+              check_layout({AttentionKind::s2, 4004, 1001, 1}, 2, 2);
+            }),
+            "got 1001, must be even (attention.group_size); use 1000 or 1002");
   EXPECT_EQ(kind_of([] { check_layout({AttentionKind::s2, 4004, 1001, 1}, 2, 2); }), ErrorKind::config);
-  EXPECT_EQ(error_of([] { check_layout({AttentionKind::s2, 64, 0, 1}, 2, 2); }), "got 0, must be at least 2 (attention.group_size); use an even number of tokens");
-  EXPECT_EQ(error_of([] { check_layout({AttentionKind::full, 64, 7, 1}, 2, 2); }), "");   // full ignores the group
+  EXPECT_EQ(error_of([] {
+              check_layout({AttentionKind::s2, 64, 0, 1}, 2, 2);
+            }),
+            "got 0, must be at least 2 (attention.group_size); use an even number of tokens");
+  EXPECT_EQ(error_of([] { check_layout({AttentionKind::full, 64, 7, 1}, 2, 2); }), "");  // full ignores the group
 }
 
 TEST(S2Layout, DocumentListsAreRefusedByRowAndValue) {
@@ -144,20 +152,26 @@ TEST(S2Layout, DocumentListsAreRefusedByRowAndValue) {
     return error_of([&] { check_layout({AttentionKind::s2, 10, 4, 1, std::move(starts)}, 2, 2); });
   };
   EXPECT_EQ(refusal({{0, 3}, {0, 9}}), "");
-  EXPECT_EQ(refusal({{0}, {1, 3}}), "first document starts at 1, must be 0 (document starts of row 1); let the first document begin with the row");
+  EXPECT_EQ(refusal({{0}, {1, 3}}),
+            "first document starts at 1, must be 0 (document starts of row 1); let the first document begin with the row");
   EXPECT_EQ(refusal({{0, 5, 5}}), "start 5 follows 5 (document starts of row 0); list the starts in strictly increasing order");
   EXPECT_EQ(refusal({{0, 10}}), "start 10 is not below the row length 10 (document starts of row 0); list only starts inside the row");
   EXPECT_EQ(kind_of([] { check_layout({AttentionKind::s2, 10, 4, 1, {{1}}}, 2, 2); }), ErrorKind::data);
   AttentionCase c{3, 10, 2, 2, 8, 4, 1};
   c.documents = {{0}, {0, 4}};
-  EXPECT_EQ(error_of([&] { run_attention(c, AttentionInputs(c)); }), "document starts of 2 rows for a batch of 3 (document starts); give one list a row");
+  EXPECT_EQ(error_of([&] { run_attention(c, AttentionInputs(c)); }),
+            "document starts of 2 rows for a batch of 3 (document starts); give one list a row");
 }
 
 TEST(S2Layout, WrapNeedsWholeGroupsOneDocumentAndNoWindow) {
-  EXPECT_EQ(error_of([] { check_layout({AttentionKind::s2_wrap, 10, 4, 1}, 2, 2); }),
+  EXPECT_EQ(error_of([] {
+              check_layout({AttentionKind::s2_wrap, 10, 4, 1}, 2, 2);
+            }),
             "s2_wrap needs a row length that is a multiple of the group, got 10 tokens and group 4 (attention.kind); "
             "use attention.kind: s2, or change the sequence length or the group");
-  EXPECT_EQ(error_of([] { check_layout({AttentionKind::s2_wrap, 8, 4, 1, {{0, 4}}}, 2, 2); }),
+  EXPECT_EQ(error_of([] {
+              check_layout({AttentionKind::s2_wrap, 8, 4, 1, {{0, 4}}}, 2, 2);
+            }),
             "s2_wrap cannot separate documents in a row (attention.kind); use attention.kind: s2");
   AttentionCase c{1, 8, 2, 2, 8, 4, 1, AttentionKind::s2_wrap};
   const AttentionInputs in(c);
@@ -173,10 +187,11 @@ TEST(S2Layout, WindowsThatLackVisibleKeysAreABug) {
   const AttentionInputs in(c);
   AttentionLayout window = c.layout();
   window.q_begin = 32;
-  window.k_begin = 24;   // shifted queries from 32 on see keys from 16 on
+  window.k_begin = 24;  // shifted queries from 32 on see keys from 16 on
   EXPECT_EQ(kind_of([&] {
-    run_attention(window, in.q.narrow(1, 32, 32), in.k.narrow(1, 24, 40), in.v.narrow(1, 24, 40), in.d_o.narrow(1, 32, 32));
-  }), ErrorKind::internal);
+              run_attention(window, in.q.narrow(1, 32, 32), in.k.narrow(1, 24, 40), in.v.narrow(1, 24, 40), in.d_o.narrow(1, 32, 32));
+            }),
+            ErrorKind::internal);
 }
 
 }  // namespace

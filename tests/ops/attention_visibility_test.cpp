@@ -36,9 +36,13 @@ void check_token(const AttentionCase& c, int64_t token) {
   for (int64_t j = 0; j < c.K; ++j) {
     for (int64_t u = 0; u < c.T; ++u) {
       bool seen = false;
-      for (int64_t h = j * c.H / c.K; h < (j + 1) * c.H / c.K; ++h) seen |= oracle::mask(c.oracle_layout(), 0, h)[token * c.T + u] != 0;
-      ASSERT_TRUE(seen || (same_row(both.d_k, gradient.d_k, u, j) && same_row(both.d_v, gradient.d_v, u, j))) << c << " d_o of " << token << " reaches " << u;
-      ASSERT_TRUE(!seen || c.type == at::kBFloat16 || !same_row(both.d_v, gradient.d_v, u, j)) << c << " d_o of " << token << " misses " << u;
+      for (int64_t h = j * c.H / c.K; h < (j + 1) * c.H / c.K; ++h) {
+        seen |= oracle::mask(c.oracle_layout(), 0, h)[token * c.T + u] != 0;
+      }
+      const bool is_same = same_row(both.d_k, gradient.d_k, u, j) && same_row(both.d_v, gradient.d_v, u, j);
+      ASSERT_TRUE(seen || is_same) << c << " d_o of " << token << " reaches " << u;
+      const bool may_vanish = c.type == at::kBFloat16;
+      ASSERT_TRUE(!seen || may_vanish || !same_row(both.d_v, gradient.d_v, u, j)) << c << " d_o of " << token << " misses " << u;
     }
   }
 }
@@ -53,7 +57,7 @@ TEST(AttentionVisibility, UnseenTokenChangesNoBit) {
   }
 }
 
-TEST(AttentionVisibility, OfficialOddGroupNeighboursAreExact) {   // where the official roll back is off by one
+TEST(AttentionVisibility, OfficialOddGroupNeighboursAreExact) {  // where the official roll back is off by one
   for (const int64_t group : {2, 6, 250}) {
     for (const int64_t T : {group, 2 * group + 1, 255L}) check_token({1, T, 2, 2, 8, group, 1}, T / 2);
   }
@@ -105,7 +109,7 @@ TEST(AttentionVisibility, WrapReachesTheFuture) {
   }
 }
 
-TEST(AttentionVisibility, PaddingOnTheRightChangesNoBit) {   // padding in the second and the last group, d_o = 0 there
+TEST(AttentionVisibility, PaddingOnTheRightChangesNoBit) {  // padding in the second and the last group, d_o = 0 there
   for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
     for (const int64_t length : {8, 100, 130, 250}) {
       AttentionCase c{1, 250, 3, 1, 64, 128, 1};

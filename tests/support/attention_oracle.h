@@ -14,9 +14,9 @@
 namespace longlora::oracle {
 
 struct Layout {
-  std::string kind = "s2";   // s2, full, s2_wrap
+  std::string kind = "s2";  // s2, full, s2_wrap
   int64_t tokens = 0, group = 0, num_plain = 0;
-  std::vector<std::vector<int64_t>> documents;   // per row; empty = one document
+  std::vector<std::vector<int64_t>> documents;  // per row; empty = one document
 };
 
 /// Cuts of a document of `length` tokens, both ends included.
@@ -35,7 +35,7 @@ inline std::vector<char> mask(const Layout& l, size_t row, int64_t head) {
   for (int64_t t = 0; t < T; ++t) order[t] = t;
   if (shifted && l.kind == "s2_wrap") {
     for (int64_t t = 0; t < T; ++t) {
-      order[t] = (t - half + T) % T;   // place after rolling left by half a group
+      order[t] = (t - half + T) % T;  // place after rolling left by half a group
       label[t] = order[t] / l.group;
     }
   } else {
@@ -58,13 +58,13 @@ inline std::vector<char> mask(const Layout& l, size_t row, int64_t head) {
 }
 
 struct Result {
-  at::Tensor o, lse, d_q, d_k, d_v;   // fp64; lse [B, H, T]
+  at::Tensor o, lse, d_q, d_k, d_v;  // fp64; lse [B, H, T]
 };
 
 /// Forward, and backward when `d_o` is defined. q, k, v, d_o of any type and strides. delta = sum p dp, or with `stored_o` the
 /// product of d_o with it: what a backward pass that reads a rounded output is the adjoint of.
-inline Result attention(const Layout& l, const at::Tensor& q_any, const at::Tensor& k_any, const at::Tensor& v_any, const at::Tensor& d_o_any,
-                        const at::Tensor& stored_o = {}) {
+inline Result attention(const Layout& l, const at::Tensor& q_any, const at::Tensor& k_any, const at::Tensor& v_any,
+                        const at::Tensor& d_o_any, const at::Tensor& stored_o = {}) {
   const at::Tensor q = q_any.to(at::kDouble).contiguous(), k = k_any.to(at::kDouble).contiguous(), v = v_any.to(at::kDouble).contiguous();
   const at::Tensor d_o = d_o_any.defined() ? d_o_any.to(at::kDouble).contiguous() : at::zeros_like(q);
   const at::Tensor saved = stored_o.defined() ? stored_o.to(at::kDouble).contiguous() : at::Tensor();
@@ -73,7 +73,8 @@ inline Result attention(const Layout& l, const at::Tensor& q_any, const at::Tens
   const double scale = 1 / std::sqrt(static_cast<double>(D));
   double *lse = r.lse.data_ptr<double>(), *o = r.o.data_ptr<double>(), *d_q = r.d_q.data_ptr<double>(), *d_k = r.d_k.data_ptr<double>(),
          *d_v = r.d_v.data_ptr<double>();
-  const double *queries = q.data_ptr<double>(), *keys = k.data_ptr<double>(), *values = v.data_ptr<double>(), *gradients = d_o.data_ptr<double>();
+  const double *queries = q.data_ptr<double>(), *keys = k.data_ptr<double>(), *values = v.data_ptr<double>();
+  const double* gradients = d_o.data_ptr<double>();
   const auto dot = [&](const double* x, const double* y) {
     double sum = 0;
     for (int64_t d = 0; d < D; ++d) sum += x[d] * y[d];

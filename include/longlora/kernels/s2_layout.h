@@ -20,7 +20,9 @@ namespace longlora {
 
 enum class Shift { none, half_group };
 
-struct Segment { int64_t begin, end; };   // token positions, half-open
+struct Segment {
+  int64_t begin, end;
+};  // token positions, half-open
 
 /// Segment that contains `position` inside one document [begin, end). `group` even, >= 2.
 LONGLORA_HD constexpr Segment segment_of(int64_t position, Segment document, int64_t group, Shift shift) {
@@ -44,7 +46,9 @@ LONGLORA_HD constexpr int64_t segment_end(int64_t position, Segment document, in
 // Tiles lie on the absolute grid of the row: query tile m holds rows [m*BM, (m+1)*BM), key tile n keys [n*BN, (n+1)*BN), clipped to T.
 // The ranges below are exact: every tile in them holds an allowed pair, no other tile does.
 
-struct TileRange { int64_t begin, end; };   // tile indices, half-open
+struct TileRange {
+  int64_t begin, end;
+};  // tile indices, half-open
 
 /// Key tiles of the query rows [row_begin, row_end), given L(row_begin).
 LONGLORA_HD constexpr TileRange key_tiles(int64_t visible_from_first_row, int64_t row_end, int64_t tile_keys) {
@@ -76,7 +80,9 @@ LONGLORA_HD constexpr Segment wrap_queries(int64_t group) { return {0, group / 2
 LONGLORA_HD constexpr Segment wrap_keys(int64_t tokens, int64_t group) { return {tokens - group / 2, tokens}; }
 
 /// KV heads [begin, end) that serve at least one plain, or at least one shifted query head; one KV head may serve both.
-struct HeadRange { int64_t begin, end; };
+struct HeadRange {
+  int64_t begin, end;
+};
 LONGLORA_HD constexpr HeadRange kv_heads_of(Shift shift, int64_t num_heads, int64_t num_kv_heads, int64_t num_plain) {
   const int64_t heads_per_kv = num_heads / num_kv_heads;
   if (shift == Shift::none) return {0, (num_plain + heads_per_kv - 1) / heads_per_kv};

@@ -34,7 +34,8 @@ void check_layout(const AttentionLayout&, int64_t num_heads, int64_t num_kv_head
 void s2_attention_forward(const AttentionLayout&, const at::Tensor& q_BTHD, const at::Tensor& k_BTKD, const at::Tensor& v_BTKD,
                           at::Tensor& o_BTHD, at::Tensor& lse_BHT);
 
-/// Gradients of the above. d_q may alias q (dK/dV run first). d_k, d_v sum the H/K query heads of a KV head in fp32, rounded once.
+/// Gradients of the above. d_q may alias q (dK/dV run first; fp32 then takes 7 products over the pairs in place of 5, for the same bits;
+/// bf16 always takes 7). d_k, d_v sum the H/K query heads of a KV head in fp32, rounded once.
 /// Every gradient element is written (nothing needs zeroing). delta is computed into `workspace` (fp32, delta_elements()).
 void s2_attention_backward(const AttentionLayout&, const at::Tensor& q_BTHD, const at::Tensor& k_BTKD, const at::Tensor& v_BTKD,
                            const at::Tensor& o_BTHD, const at::Tensor& lse_BHT, const at::Tensor& d_o_BTHD, at::Tensor& d_q_BTHD,

@@ -7,12 +7,11 @@
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
 #include <ATen/ops/mm.h>
+#include <time.h>
 
 #include <cstdio>
 #include <cstdlib>
 #include <string_view>
-
-#include <time.h>
 
 #include "longlora/kernels/s2_layout.h"
 #include "ops/attention_case.h"
@@ -20,7 +19,9 @@
 namespace longlora::test {
 namespace {
 
-struct Shape { int64_t T, group, H, K, D; };
+struct Shape {
+  int64_t T, group, H, K, D;
+};
 
 AttentionCase case_of(const Shape& s) {
   AttentionCase c{1, s.T, s.H, s.K, s.D, std::max<int64_t>(s.group, 2), s.H / 2};
@@ -49,8 +50,8 @@ class Stock {
   }
   void backward() {
     for (Part& p : parts_) {
-      std::tie(p.d_q, p.d_k, p.d_v) = at::_scaled_dot_product_flash_attention_for_cpu_backward(
-          cut(d_o_, p), cut(q_, p), cut(k_, p), cut(v_, p), p.o, p.lse, 0.0, true);
+      std::tie(p.d_q, p.d_k, p.d_v) =
+          at::_scaled_dot_product_flash_attention_for_cpu_backward(cut(d_o_, p), cut(q_, p), cut(k_, p), cut(v_, p), p.o, p.lse, 0.0, true);
     }
   }
 
@@ -136,9 +137,8 @@ bool run_shape(const Shape& s, int repeats, bool as_json) {
     stock_forward.all.push_back(seconds([&] { stock.forward(); }));
     forward.all.push_back(seconds([&] { s2_attention_forward(c.layout(), in.q, in.k, in.v, r.o, r.lse); }));
     stock_backward.all.push_back(seconds([&] { stock.backward(); }));
-    backward.all.push_back(seconds([&] {
-      s2_attention_backward(c.layout(), in.q, in.k, in.v, r.o, r.lse, in.d_o, r.d_q, r.d_k, r.d_v, workspace);
-    }));
+    backward.all.push_back(
+        seconds([&] { s2_attention_backward(c.layout(), in.q, in.k, in.v, r.o, r.lse, in.d_o, r.d_q, r.d_k, r.d_v, workspace); }));
   }
   if (!(stock.difference(r) < 1e-3)) {
     std::fprintf(stderr, "differs from LibTorch's attention by %g\n", stock.difference(r));
@@ -150,15 +150,18 @@ bool run_shape(const Shape& s, int repeats, bool as_json) {
   const double flops_forward = 4.0 * static_cast<double>(c.D) * pairs / 1e9, flops_backward = 2.5 * flops_forward;
   const double f = forward.quantile(0.5), b = backward.quantile(0.5), sf = stock_forward.quantile(0.5), sb = stock_backward.quantile(0.5);
   if (as_json) {
-    std::printf("{\"tokens\": %ld, \"group\": %ld, \"heads\": %ld, \"kv_heads\": %ld, \"head_size\": %ld, \"threads\": %d, "
-                "\"forward_ms\": %.3f, \"backward_ms\": %.3f, \"stock_forward_ms\": %.3f, \"stock_backward_ms\": %.3f, "
-                "\"forward_gflops\": %.1f, \"backward_gflops\": %.1f, \"gemm_gflops\": %.1f, \"ratio\": %.3f}\n",
-                c.T, s.group, c.H, c.K, c.D, at::get_num_threads(), f * 1e3, b * 1e3, sf * 1e3, sb * 1e3, flops_forward / f,
-                flops_backward / b, gemm_gflops(), (sf + sb) / (f + b));
+    std::printf(
+        "{\"tokens\": %ld, \"group\": %ld, \"heads\": %ld, \"kv_heads\": %ld, \"head_size\": %ld, \"threads\": %d, "
+        "\"forward_ms\": %.3f, \"backward_ms\": %.3f, \"stock_forward_ms\": %.3f, \"stock_backward_ms\": %.3f, "
+        "\"forward_gflops\": %.1f, \"backward_gflops\": %.1f, \"gemm_gflops\": %.1f, \"ratio\": %.3f}\n",
+        c.T, s.group, c.H, c.K, c.D, at::get_num_threads(), f * 1e3, b * 1e3, sf * 1e3, sb * 1e3, flops_forward / f, flops_backward / b,
+        gemm_gflops(), (sf + sb) / (f + b));
   } else {
-    std::printf("%6ld %5ld %2ld/%-2ld %4ld | %8.2f %8.2f %6.2fx | %8.2f %8.2f %6.2fx | %6.2fx | %4.0f %4.0f GFLOP/s, LibTorch %4.0f %4.0f, mm %4.0f\n",
-                c.T, s.group, c.H, c.K, c.D, f * 1e3, sf * 1e3, sf / f, b * 1e3, sb * 1e3, sb / b, (sf + sb) / (f + b), flops_forward / f,
-                flops_backward / b, flops_forward / sf, flops_backward / sb, gemm_gflops());
+    std::printf(
+        "%6ld %5ld %2ld/%-2ld %4ld | %8.2f %8.2f %6.2fx | %8.2f %8.2f %6.2fx | %6.2fx | %4.0f %4.0f GFLOP/s, "
+        "LibTorch %4.0f %4.0f, mm %4.0f\n",
+        c.T, s.group, c.H, c.K, c.D, f * 1e3, sf * 1e3, sf / f, b * 1e3, sb * 1e3, sb / b, (sf + sb) / (f + b), flops_forward / f,
+        flops_backward / b, flops_forward / sf, flops_backward / sb, gemm_gflops());
   }
   return true;
 }
@@ -169,16 +172,27 @@ int run(int argc, char** argv) {
   std::vector<int64_t> numbers;
   for (int i = 1; i < argc; ++i) {
     const std::string_view arg = argv[i];
-    if (arg == "--json") as_json = true;
-    else if (arg == "--cpu-time") timing_clock = CLOCK_PROCESS_CPUTIME_ID;
-    else if (arg == "--threads" && i + 1 < argc) at::set_num_threads(std::atoi(argv[++i]));
-    else if (arg == "--repeats" && i + 1 < argc) repeats = std::atoi(argv[++i]);
-    else numbers.push_back(std::atoll(argv[i]));
+    if (arg == "--json")
+      as_json = true;
+    else if (arg == "--cpu-time")
+      timing_clock = CLOCK_PROCESS_CPUTIME_ID;
+    else if (arg == "--threads" && i + 1 < argc)
+      at::set_num_threads(std::atoi(argv[++i]));
+    else if (arg == "--repeats" && i + 1 < argc)
+      repeats = std::atoi(argv[++i]);
+    else
+      numbers.push_back(std::atoll(argv[i]));
   }
   std::vector<Shape> shapes;
-  for (size_t i = 0; i + 5 <= numbers.size(); i += 5) shapes.push_back({numbers[i], numbers[i + 1], numbers[i + 2], numbers[i + 3], numbers[i + 4]});
-  if (shapes.empty()) shapes = {{4096, 1024, 9, 3, 64}, {4096, 0, 9, 3, 64}, {8192, 2048, 9, 3, 64}, {8192, 0, 9, 3, 64}, {4096, 1024, 4, 4, 128}};
-  if (!as_json) std::printf("tokens group heads size |  forward  LibTorch  ratio | backward LibTorch  ratio |   both | (times in ms, median of %d)\n", repeats);
+  for (size_t i = 0; i + 5 <= numbers.size(); i += 5) {
+    shapes.push_back({numbers[i], numbers[i + 1], numbers[i + 2], numbers[i + 3], numbers[i + 4]});
+  }
+  if (shapes.empty()) {
+    shapes = {{4096, 1024, 9, 3, 64}, {4096, 0, 9, 3, 64}, {8192, 2048, 9, 3, 64}, {8192, 0, 9, 3, 64}, {4096, 1024, 4, 4, 128}};
+  }
+  if (!as_json) {
+    std::printf("tokens group heads size |  forward  LibTorch  ratio | backward LibTorch  ratio |   both | ms, median of %d\n", repeats);
+  }
   bool is_good = true;
   for (const Shape& s : shapes) is_good = run_shape(s, repeats, as_json) && is_good;
   return is_good ? 0 : 1;
