@@ -45,7 +45,7 @@ struct TinyRun {
   std::string yaml(const std::string& mode, const std::string& output, const std::string& extra = "") const {
     return fmt::format("model: {{path: {0}/model, init: random}}\ntuning: {{mode: {1}}}\n"
                        "data:\n  train: [{{path: {0}/train.bin, format: raw_uint16}}]\n  sequence_length: 32\n"
-                       "train: {{global_batch: 3, micro_batch: 1}}\noptimizer: {{learning_rate: 1e-2}}\n"
+                       "train: {{steps: 1000, global_batch: 3, micro_batch: 1}}\noptimizer: {{learning_rate: 1e-2}}\n"
                        "schedule: {{warmup_steps: 2}}\nprecision: {{compute: fp32}}\noutput_dir: {0}/{2}\n{3}",
                        dir.path().string(), mode, output, extra);
   }
