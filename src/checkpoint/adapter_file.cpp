@@ -30,9 +30,17 @@ constexpr std::array<std::pair<LoraTarget, std::string_view>, 7> kTargets{{{Lora
                                                                            {LoraTarget::down_proj, "down_proj"}}};
 
 /// Keys whose feature this program does not have: they must be absent, null, false or empty.
-constexpr std::array<std::string_view, 11> kAbsentFeatures{"use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "layers_to_transform",
-                                                           "layer_replication", "trainable_token_indices", "target_parameters", "lora_bias",
-                                                           "use_qalora", "exclude_modules"};
+constexpr std::array<std::string_view, 11> kAbsentFeatures{"use_dora",
+                                                           "rank_pattern",
+                                                           "alpha_pattern",
+                                                           "fan_in_fan_out",
+                                                           "layers_to_transform",
+                                                           "layer_replication",
+                                                           "trainable_token_indices",
+                                                           "target_parameters",
+                                                           "lora_bias",
+                                                           "use_qalora",
+                                                           "exclude_modules"};
 
 bool is_empty_value(const JsonValue& value) {
   if (const bool* boolean = value.boolean()) return !*boolean;
@@ -40,7 +48,8 @@ bool is_empty_value(const JsonValue& value) {
 }
 
 [[noreturn]] void refuse(const fs::path& file, std::string_view key, std::string what) {
-  fail(ErrorKind::data, std::move(what), fmt::format("{}: {}", file.string(), key), "use a plain LoRA adapter (peft_type LORA, bias none, no DoRA)");
+  fail(ErrorKind::data, std::move(what), fmt::format("{}: {}", file.string(), key),
+       "use a plain LoRA adapter (peft_type LORA, bias none, no DoRA)");
 }
 
 double number_or(const JsonValue& root, std::string_view key, double fallback, const fs::path& file) {
@@ -97,8 +106,10 @@ AdapterFile::AdapterFile(const fs::path& adapter_folder, const ModelConfig& base
   const fs::path weights = folder / kWeightsName, pickle = folder / "adapter_model.bin";
   if (!fs::exists(weights) && fs::exists(pickle)) refuse_foreign(pickle);
   add_file(weights, base, problems);
-  if (fs::exists(folder / kSavedModulesName)) add_file(folder / kSavedModulesName, base, problems);
-  else if (fs::exists(folder / "trainable_params.bin")) refuse_foreign(folder / "trainable_params.bin");
+  if (fs::exists(folder / kSavedModulesName))
+    add_file(folder / kSavedModulesName, base, problems);
+  else if (fs::exists(folder / "trainable_params.bin"))
+    refuse_foreign(folder / "trainable_params.bin");
   check_tied_head(base, problems);
   derive_tuning(base, problems);
   if (problems.empty()) return;
@@ -126,7 +137,7 @@ void AdapterFile::read_config() {
   if (!rank_value || *rank_value < 1 || *rank_value > kMaxRank) refuse(file, "r", "the rank is not an integer from 1 to 65536");
   tuning.mode = TuningMode::lora;
   tuning.lora.rank = static_cast<int64_t>(*rank_value);
-  tuning.lora.alpha = number_or(root, "lora_alpha", 8, file);          // PEFT's own default
+  tuning.lora.alpha = number_or(root, "lora_alpha", 8, file);  // PEFT's own default
   tuning.lora.drop_probability = number_or(root, "lora_dropout", 0, file);
   if (const JsonValue* value = root.find("use_rslora")) tuning.lora.rslora = value->boolean() && *value->boolean();
   if (const JsonValue* name = root.find("base_model_name_or_path"); name && name->string()) base_model = *name->string();
@@ -180,7 +191,7 @@ void AdapterFile::derive_tuning(const ModelConfig& base, std::vector<std::string
   tuning.train_norms = counts[Role::norm] > 0;
   tuning.train_embeddings = counts[Role::embedding] > 0;
   if (!base.tied) tuning.train_head = counts[Role::head] > 0;
-  if (!problems.empty()) return;                               // the counts would only repeat them
+  if (!problems.empty()) return;  // the counts would only repeat them
   const int64_t expected = static_cast<int64_t>(tuning.lora.targets.size()) * base.num_layers * 2;
   if (counts[Role::lora] == 0) problems.push_back("it has no LoRA tensors");
   if (counts[Role::lora] != expected) {

@@ -30,7 +30,7 @@ struct AdapterFile {
   TrainConfig::Tuning tuning;
   std::string base_model;
   std::vector<std::unique_ptr<WeightSource>> sources;
-  std::map<std::string, AdapterTensor> tensors;            // by parameter name
+  std::map<std::string, AdapterTensor> tensors;  // by parameter name
 
  private:
   void read_config();

@@ -17,11 +17,16 @@ namespace {
 
 std::string_view role_name(Role role) {
   switch (role) {
-    case Role::projection: return "projection";
-    case Role::norm: return "norm";
-    case Role::embedding: return "embedding";
-    case Role::head: return "head";
-    case Role::lora: return "lora";
+    case Role::projection:
+      return "projection";
+    case Role::norm:
+      return "norm";
+    case Role::embedding:
+      return "embedding";
+    case Role::head:
+      return "head";
+    case Role::lora:
+      return "lora";
   }
   LONGLORA_INVARIANT(!"unknown role");
 }
@@ -44,7 +49,8 @@ void apply(const AdapterTensor& tensor, Parameter& parameter, const fs::path& fo
     rows.narrow(0, first, used).copy_(block.narrow(0, 0, used));
     const auto bad = first_non_finite(block.narrow(0, 0, used));
     LONGLORA_CHECK(!bad, data, "the adapter's value is NaN or infinite",
-                   fmt::format("{}: tensor {}, element {}", folder.string(), tensor.info.name, first * shape.width + *bad), "repair the adapter");
+                   fmt::format("{}: tensor {}, element {}", folder.string(), tensor.info.name, first * shape.width + *bad),
+                   "repair the adapter");
   });
   if (parameter.master.defined()) refresh_weight(parameter);
 }
@@ -65,7 +71,7 @@ void load_adapter(LlamaModel& model, const fs::path& folder) {
   std::map<Role, int64_t> applied;
   for (const auto& [name, tensor] : file.tensors) {
     const auto found = parameters.find(name);
-    LONGLORA_INVARIANT(found != parameters.end());             // the model was made with read_adapter_info's tuning
+    LONGLORA_INVARIANT(found != parameters.end());  // the model was made with read_adapter_info's tuning
     if (tensor.role == Role::embedding || tensor.role == Role::head) name_dropped_rows(tensor, model.config().vocab_size);
     apply(tensor, *found->second, folder);
     ++applied[tensor.role];

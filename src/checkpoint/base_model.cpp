@@ -30,7 +30,7 @@ void load_tensor(const WeightSource& source, const TensorInfo& info, Parameter& 
   const at::Tensor weight = parameter.weight.view({-1, width});
   for_each_block(source, info, [&](int64_t first, const at::Tensor& block) {
     const at::Tensor target = weight.narrow(0, first, block.size(0));
-    target.copy_(block);                                     // rounds to nearest even
+    target.copy_(block);  // rounds to nearest even
     if (own_master) parameter.master.view({-1, width}).narrow(0, first, block.size(0)).copy_(block);
     if (check_finite) check_block(block, target, info, first * width);
   });
@@ -41,7 +41,8 @@ void load_tensor(const WeightSource& source, const TensorInfo& info, Parameter& 
 BaseModel::BaseModel(const fs::path& model_path, bool weights_needed) : path(model_path) {
   std::error_code error;
   const fs::file_status status = fs::status(path, error);
-  LONGLORA_CHECK(fs::exists(status), missing, "the model is not there", path.string(), "set model.path to a Hugging Face folder or a .gguf file");
+  LONGLORA_CHECK(fs::exists(status), missing, "the model is not there", path.string(),
+                 "set model.path to a Hugging Face folder or a .gguf file");
   if (fs::is_directory(status)) {
     config = read_model_config(path);
     if (weights_needed) weights = open_weight_folder(path);

@@ -51,7 +51,8 @@ bool is_damage(const Error& error) { return error.kind == ErrorKind::data || err
 void verify_file(const fs::path& folder, const ManifestFile& listed) {
   const InputFile file = InputFile::open_in(folder, listed.name);
   if (file.size() != listed.bytes) {
-    damaged(fmt::format("damaged checkpoint: the file has {} bytes, the manifest says {}", file.size(), listed.bytes), folder / listed.name);
+    damaged(fmt::format("damaged checkpoint: the file has {} bytes, the manifest says {}", file.size(), listed.bytes),
+            folder / listed.name);
   }
   Sha256 hash;
   std::vector<std::byte> buffer(std::min<uint64_t>(kReadBytes, file.size()));
@@ -80,7 +81,7 @@ void verify_names(const fs::path& folder, const std::vector<ManifestFile>& files
 
 struct Search {
   std::optional<CheckpointFolder::Found> found;
-  std::vector<std::pair<int64_t, std::string>> damaged;     // above the found one
+  std::vector<std::pair<int64_t, std::string>> damaged;  // above the found one
 };
 
 Search search(const fs::path& folder) {
@@ -148,9 +149,9 @@ fs::path CheckpointFolder::commit(int64_t step, const std::string& chain,
   try {
     Manifest manifest{.step = step, .chain = chain, .files = fill(pending)};
     verify_names(pending, manifest.files, false);
-    sync_folder(pending);                                     // names of the files before the manifest that vouches for them
+    sync_folder(pending);  // names of the files before the manifest that vouches for them
     write_manifest(pending, manifest);
-    rename_noreplace(pending, target);                        // the single instant of commit
+    rename_noreplace(pending, target);  // the single instant of commit
   } catch (const Error& error) {
     remove_folder_quietly(pending);
     if (error.kind != ErrorKind::busy || !is_already_saved(target, chain)) throw;
@@ -158,7 +159,7 @@ fs::path CheckpointFolder::commit(int64_t step, const std::string& chain,
     remove_folder_quietly(pending);
     throw;
   }
-  sync_folder(folder_);                                       // without it the rename can be lost with the power
+  sync_folder(folder_);  // without it the rename can be lost with the power
   std::erase(verified_, step);
   verified_.push_back(step);
   return target;
@@ -176,7 +177,7 @@ void CheckpointFolder::rotate(int64_t keep) {
       const fs::path trash = folder_ / owned_name("trash", step);
       std::erase(verified_, step);
       rename_noreplace(folder_ / step_name(step), trash);
-      sync_folder(folder_);                                   // the name is gone for good before the content goes
+      sync_folder(folder_);  // the name is gone for good before the content goes
       remove_folder(trash);
     }
   } catch (const std::exception& error) {
@@ -206,7 +207,7 @@ std::optional<CheckpointFolder::Found> CheckpointFolder::latest(const fs::path& 
 
 CheckpointFolder::Found CheckpointFolder::verify(const fs::path& step_folder) {
   fs::path folder = step_folder;
-  if (!folder.has_filename()) folder = folder.parent_path();   // "step-0000000100/"
+  if (!folder.has_filename()) folder = folder.parent_path();  // "step-0000000100/"
   if (!exists_without_following(folder / kManifestName)) damaged("damaged checkpoint: a file is missing", folder / kManifestName);
   const InputFile file = InputFile::open_in(folder, std::string(kManifestName));
   const std::string place = (folder / kManifestName).string();

@@ -17,7 +17,7 @@
 namespace longlora {
 namespace {
 
-constexpr uint64_t kSmallFilesBytes = uint64_t{1} << 20;      // config, card and the like; tokenizer files are covered by the 10 %
+constexpr uint64_t kSmallFilesBytes = uint64_t{1} << 20;  // config, card and the like; tokenizer files are covered by the 10 %
 
 /// Runs `write`, syncs and publishes. A failure names the unfinished folder, which stays until the next start for this target.
 void publish_folder(const fs::path& to, uint64_t bytes, const std::function<void(const fs::path&)>& write) {
@@ -62,7 +62,8 @@ std::string adapter_usage(const ExportContext& context) {
   const std::string kind = scaling == "null" ? "{\"rope_type\":\"default\"" : scaling.substr(0, scaling.size() - 1);
   const std::string base = context.base->path.string();
   if (!context.rope.changed) {
-    return fmt::format("```python\nbase = AutoModelForCausalLM.from_pretrained(\"{}\")\nmodel = PeftModel.from_pretrained(base, FOLDER)\n```\n", base);
+    return fmt::format(
+        "```python\nbase = AutoModelForCausalLM.from_pretrained(\"{}\")\nmodel = PeftModel.from_pretrained(base, FOLDER)\n```\n", base);
   }
   return fmt::format(
       "The base's config.json does not know the new context. Load the base with these values, then the adapter:\n\n"
@@ -85,7 +86,10 @@ RopeExtension with_recorded_origin(RopeExtension rope, const ModelConfig& base) 
 
 // --- PEFT ---
 
-struct SavedTensor { std::string name; at::Tensor values; };
+struct SavedTensor {
+  std::string name;
+  at::Tensor values;
+};
 
 bool is_tied_embedding(const LlamaModel& model, const Parameter& parameter) {
   return model.config().tied && parameter.role == Role::embedding;
@@ -136,8 +140,10 @@ std::string adapter_config(LlamaModel& model, const ExportContext& context) {
                       json_quote(context.base->path.string()), lora.rank, integer_if_whole(lora.alpha), json_number(lora.drop_probability));
   text += fmt::format("  \"target_modules\": {},\n  \"modules_to_save\": {},\n", quoted_list(targets),
                       modules.empty() ? "null" : quoted_list(modules));
-  text += fmt::format("  \"bias\": \"none\",\n  \"fan_in_fan_out\": false,\n  \"inference_mode\": true,\n  \"init_lora_weights\": true,\n"
-                      "  \"use_rslora\": {},\n  \"use_dora\": false,\n  \"rank_pattern\": {{}},\n  \"alpha_pattern\": {{}},\n", lora.rslora);
+  text += fmt::format(
+      "  \"bias\": \"none\",\n  \"fan_in_fan_out\": false,\n  \"inference_mode\": true,\n  \"init_lora_weights\": true,\n"
+      "  \"use_rslora\": {},\n  \"use_dora\": false,\n  \"rank_pattern\": {{}},\n  \"alpha_pattern\": {{}},\n",
+      lora.rslora);
   if (ties) text += "  \"ensure_weight_tying\": true,\n";
   return text + "  \"revision\": null\n}\n";
 }
@@ -149,7 +155,8 @@ void write_adapter_weights(const fs::path& file, const std::vector<SavedTensor>&
     declared.push_back({tensor.name, DType::f32, tensor.values.sizes().vec()});
     by_name[tensor.name] = tensor.values;
     const auto bad = first_non_finite(tensor.values);
-    LONGLORA_CHECK(!bad, data, "the weight is NaN or infinite", fmt::format("tensor {}, element {}", tensor.name, *bad), "take an older checkpoint");
+    LONGLORA_CHECK(!bad, data, "the weight is NaN or infinite", fmt::format("tensor {}, element {}", tensor.name, *bad),
+                   "take an older checkpoint");
   }
   SafetensorsWriter writer(file, std::move(declared));
   for (size_t i = 0; i < writer.order().size(); ++i) writer.write(i, bytes_of(by_name.at(writer.order()[i].name).contiguous()));
@@ -198,16 +205,18 @@ void export_peft(LlamaModel& model, const ExportContext& context, const fs::path
   });
 }
 
-void export_merged(LlamaModel& model, const ExportContext& context, const fs::path& to, std::optional<DType> dtype, uint64_t max_shard_bytes) {
+void export_merged(LlamaModel& model, const ExportContext& context, const fs::path& to, std::optional<DType> dtype,
+                   uint64_t max_shard_bytes) {
   const BaseModel& base = *context.base;
   const MergedWeights merged(model, base);
   const std::vector<PlannedTensor> planned = merged.plan(dtype);
   publish_folder(to, total_bytes(planned), [&](const fs::path& folder) {
-    const auto digests = write_weights(folder, planned, max_shard_bytes, [&](const PlannedTensor& t, const auto& use) { merged.feed(t, use); });
+    const auto digests =
+        write_weights(folder, planned, max_shard_bytes, [&](const PlannedTensor& t, const auto& use) { merged.feed(t, use); });
     if (base.weights) base.weights->check_unchanged();
     write_synced(folder, "config.json",
-                 write_model_config(base.config, with_recorded_origin(context.rope, base.config), torch_dtype_name(planned), base.config.tied,
-                                    context.version));
+                 write_model_config(base.config, with_recorded_origin(context.rope, base.config), torch_dtype_name(planned),
+                                    base.config.tied, context.version));
     write_generation_config(base, folder, context.rope.new_context);
     write_tokenizer_files(base, folder, context.rope.new_context);
     write_synced(folder, "README.md", model_card(context, "A Llama model with a longer context", kMergedUsage));

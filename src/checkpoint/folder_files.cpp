@@ -17,8 +17,9 @@ namespace {
 
 constexpr uint64_t kMaxTokenizerBytes = uint64_t{64} << 20;
 constexpr uint64_t kMaxSmallBytes = uint64_t{1} << 20;
-constexpr std::array<std::string_view, 7> kTokenizerFiles{"tokenizer.json",    "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
-                                                          "added_tokens.json", "vocab.json",      "merges.txt"};
+constexpr std::array<std::string_view, 7> kTokenizerFiles{
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json",     "merges.txt"};
 
 bool is_tokenizer_file(const std::string& name) {
   return name.starts_with("chat_template.") || std::find(kTokenizerFiles.begin(), kTokenizerFiles.end(), name) != kTokenizerFiles.end();
@@ -26,8 +27,8 @@ bool is_tokenizer_file(const std::string& name) {
 
 std::string read_in(const fs::path& folder, const std::string& name, uint64_t max_bytes) {
   const InputFile file = InputFile::open_in(folder, name);
-  LONGLORA_CHECK(file.size() <= max_bytes, data, fmt::format("the file is larger than {}", human_bytes(max_bytes)), (folder / name).string(),
-                 "check the file");
+  LONGLORA_CHECK(file.size() <= max_bytes, data, fmt::format("the file is larger than {}", human_bytes(max_bytes)),
+                 (folder / name).string(), "check the file");
   std::string text = file.read_text(0, file.size());
   file.check_unchanged();
   return text;
@@ -90,7 +91,10 @@ std::string adapted_generation_config(const std::string& json, int64_t context, 
   JsonValue root = parse_json(json, source);
   if (!root.object()) return json;
   auto& members = std::get<JsonValue::Object>(root.value);
-  const auto is_set = [&](std::string_view key) { const JsonValue* value = root.find(key); return value && !value->is_null(); };
+  const auto is_set = [&](std::string_view key) {
+    const JsonValue* value = root.find(key);
+    return value && !value->is_null();
+  };
   bool changed = false;
   if ((is_set("temperature") || is_set("top_p")) && !root.find("do_sample")) {
     JsonValue yes;
@@ -120,7 +124,8 @@ std::string model_card(const ExportContext& context, std::string_view title, std
   text += fmt::format("Made by longlora-train {} from `{}`: {}.\n\n", context.version, context.base->path.string(), context.rope.summary());
   text += "Training may use shifted sparse attention; **inference uses full attention**, nothing special is needed.\n\n";
   for (const auto& [fact, value] : context.card) text += fmt::format("- {}: {}\n", fact, value);
-  text += fmt::format("- licence: {}\n\n", licence.empty() ? "as the base model's, which states none in its README" : licence + " (of the base model)");
+  text += fmt::format("- licence: {}\n\n",
+                      licence.empty() ? "as the base model's, which states none in its README" : licence + " (of the base model)");
   return text + std::string(usage);
 }
 

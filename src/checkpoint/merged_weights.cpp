@@ -47,10 +47,14 @@ std::vector<int64_t> rows_to_check(const std::string& name, int64_t rows) {
 double ulp_at(double value, DType dtype) {
   const auto [digits, smallest_exponent] = [&]() -> std::pair<int, int> {
     switch (dtype) {
-      case DType::f16: return {10, -14};
-      case DType::bf16: return {7, -126};
-      case DType::f64: return {52, -1022};
-      default: return {23, -126};
+      case DType::f16:
+        return {10, -14};
+      case DType::bf16:
+        return {7, -126};
+      case DType::f64:
+        return {52, -1022};
+      default:
+        return {23, -126};
     }
   }();
   const int exponent = value == 0 ? smallest_exponent : std::max(smallest_exponent, std::ilogb(value));
@@ -94,8 +98,10 @@ void MergedWeights::feed(const PlannedTensor& tensor, const std::function<void(c
   for (int64_t first = 0; first < shape.rows; first += step) {
     const int64_t rows = std::min(step, shape.rows - first);
     at::Tensor block;
-    if (parameter.trainable) block = values_of(parameter).view({shape.rows, shape.width}).narrow(0, first, rows);
-    else block = base_rows(tensor.spec, first, rows);
+    if (parameter.trainable)
+      block = values_of(parameter).view({shape.rows, shape.width}).narrow(0, first, rows);
+    else
+      block = base_rows(tensor.spec, first, rows);
     if (lora != lora_.end()) {
       block = block.to(at::kDouble).add_(at::mm(lora->second.b_OR.narrow(0, first, rows), lora->second.a_RC), scale_);
     }
@@ -114,7 +120,8 @@ void MergedWeights::check_written(const WeightSource& written) const {
 void MergedWeights::check_row(const WeightSource& written, const TensorInfo& info, const Lora& lora, int64_t row) const {
   const int64_t width = info.shape[1], rank = lora.b_OR.size(1);
   const at::Tensor got = read_rows(written, info, row, 1).to(at::kDouble);
-  const at::Tensor base = base_rows({.name = info.name, .role = Role::projection, .shape = info.shape}, row, 1).to(at::kDouble).contiguous();
+  const at::Tensor base =
+      base_rows({.name = info.name, .role = Role::projection, .shape = info.shape}, row, 1).to(at::kDouble).contiguous();
   const double *g = got.const_data_ptr<double>(), *w = base.const_data_ptr<double>();
   const double *a = lora.a_RC.const_data_ptr<double>(), *b = lora.b_OR.const_data_ptr<double>() + row * rank;
   for (int64_t column = 0; column < width; ++column) {

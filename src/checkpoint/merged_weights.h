@@ -24,14 +24,16 @@ class MergedWeights {
   void check_written(const WeightSource& written) const;
 
  private:
-  struct Lora { at::Tensor a_RC, b_OR; };
-  at::Tensor base_rows(const TensorSpec&, int64_t first, int64_t rows) const;      // in the stored dtype
+  struct Lora {
+    at::Tensor a_RC, b_OR;
+  };
+  at::Tensor base_rows(const TensorSpec&, int64_t first, int64_t rows) const;  // in the stored dtype
   void check_row(const WeightSource& written, const TensorInfo&, const Lora&, int64_t row) const;
 
   const BaseModel& base_;
   double scale_ = 0;
   std::map<std::string, Parameter*> parameters_;
-  std::map<std::string, Lora> lora_;                    // by the projection's name
+  std::map<std::string, Lora> lora_;  // by the projection's name
 };
 
 /// Distance between neighbouring values of `dtype` at `value` (of the smallest normal below it).

@@ -21,7 +21,10 @@ namespace {
 
 constexpr size_t kMaxOwnerBytes = 4096;
 
-struct Owner { std::string host, boot_id, run_id; int64_t pid = 0; };
+struct Owner {
+  std::string host, boot_id, run_id;
+  int64_t pid = 0;
+};
 
 std::string host_name() {
   std::array<char, 256> name{};
@@ -48,7 +51,8 @@ std::optional<Owner> read_owner(int descriptor) {
   try {
     const JsonValue root = parse_json(text, ".lock");
     const JsonValue *host = root.find("host"), *pid = root.find("pid"), *boot = root.find("boot_id"), *run = root.find("run_id");
-    if (!host || !host->string() || !pid || !pid->unsigned_integer() || !boot || !boot->string() || !run || !run->string()) return std::nullopt;
+    if (!host || !host->string() || !pid || !pid->unsigned_integer() || !boot || !boot->string() || !run || !run->string())
+      return std::nullopt;
     return Owner{*host->string(), *boot->string(), *run->string(), static_cast<int64_t>(*pid->unsigned_integer())};
   } catch (const Error&) {
     return std::nullopt;

@@ -34,7 +34,7 @@ void remove_leftovers(const fs::path& target) {
     if (!name.starts_with(prefix)) continue;
     const fs::path leftover = target.parent_path() / name;
     const int descriptor = open_and_lock(leftover);
-    if (descriptor < 0) continue;                            // its writer lives
+    if (descriptor < 0) continue;  // its writer lives
     remove_folder_quietly(leftover);
     close(descriptor);
   }

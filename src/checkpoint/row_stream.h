@@ -9,7 +9,9 @@
 namespace longlora {
 
 /// Rows of a tensor: the first dimension; a vector counts as rows of one element.
-struct RowShape { int64_t rows = 0, width = 1; };
+struct RowShape {
+  int64_t rows = 0, width = 1;
+};
 RowShape row_shape(const Shape&);
 
 /// Rows [first, first + rows) in the stored dtype as [rows, width].

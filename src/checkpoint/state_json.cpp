@@ -114,7 +114,8 @@ std::string print_state(const TrainState& s) {
   std::string text = fmt::format("{{\n\"format\": {},\n\"step\": {},\n\"applied_steps\": {},\n\"next_row\": {},\n", kFormat, s.step,
                                  s.applied_steps, s.next_row);
   text += "\"skipped_rows\": [" + joined(s.skipped_rows, [](const auto& r) { return fmt::format("[{}, {}]", r.first, r.second); }) + "],\n";
-  text += fmt::format("\"targets_seen\": {},\n\"chain\": {},\n\"metrics_bytes\": {},\n", s.targets_seen, json_quote(s.chain), s.metrics_bytes);
+  text +=
+      fmt::format("\"targets_seen\": {},\n\"chain\": {},\n\"metrics_bytes\": {},\n", s.targets_seen, json_quote(s.chain), s.metrics_bytes);
   text += fmt::format("\"config\": {},\n\"frozen_digest\": {},\n", json_quote(s.config_json), json_quote(s.frozen_digest));
   text += "\"identity\": " + print_strings(s.identity) + ",\n\"fingerprint\": " + print_strings(s.fingerprint) + ",\n";
   return text + "\"lineage\": [" + joined(s.lineage, print_lineage) + "]\n}\n";

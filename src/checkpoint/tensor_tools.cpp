@@ -16,22 +16,32 @@ constexpr int64_t kWordsPerTask = int64_t{1} << 16;
 
 at::ScalarType scalar_type(DType dtype) {
   switch (dtype) {
-    case DType::f64: return at::kDouble;
-    case DType::f32: return at::kFloat;
-    case DType::f16: return at::kHalf;
-    case DType::bf16: return at::kBFloat16;
-    default: break;
+    case DType::f64:
+      return at::kDouble;
+    case DType::f32:
+      return at::kFloat;
+    case DType::f16:
+      return at::kHalf;
+    case DType::bf16:
+      return at::kBFloat16;
+    default:
+      break;
   }
   fail(ErrorKind::internal, "no weight has the dtype " + std::string(name_of(dtype)), "scalar_type", "report this");
 }
 
 DType dtype_of(const at::Tensor& tensor) {
   switch (tensor.scalar_type()) {
-    case at::kDouble: return DType::f64;
-    case at::kFloat: return DType::f32;
-    case at::kHalf: return DType::f16;
-    case at::kBFloat16: return DType::bf16;
-    default: break;
+    case at::kDouble:
+      return DType::f64;
+    case at::kFloat:
+      return DType::f32;
+    case at::kHalf:
+      return DType::f16;
+    case at::kBFloat16:
+      return DType::bf16;
+    default:
+      break;
   }
   fail(ErrorKind::internal, "a parameter is not of a floating dtype", "dtype_of", "report this");
 }
@@ -52,7 +62,7 @@ StateLanes lanes_of(const at::Tensor& tensor) {
     StateLanes part;
     part.add({words + begin, static_cast<size_t>(end - begin)}, static_cast<uint64_t>(begin));
     const std::lock_guard lock(mutex);
-    total += part;                                           // sums are order-free
+    total += part;  // sums are order-free
   });
   if (bytes.size() % 4 != 0) {
     uint32_t last = 0;

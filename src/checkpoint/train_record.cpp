@@ -38,8 +38,8 @@ const JsonValue& member(const JsonValue& root, std::string_view key, const std::
 
 int64_t integer(const JsonValue& root, std::string_view key, const std::string& source) {
   const auto number = member(root, key, source).unsigned_integer();
-  LONGLORA_CHECK(number && *number <= uint64_t(std::numeric_limits<int64_t>::max()), data, fmt::format("{} is not an unsigned integer", key), source,
-                 "export the adapter again");
+  LONGLORA_CHECK(number && *number <= uint64_t(std::numeric_limits<int64_t>::max()), data,
+                 fmt::format("{} is not an unsigned integer", key), source, "export the adapter again");
   return static_cast<int64_t>(*number);
 }
 
@@ -80,8 +80,8 @@ std::string print_train_record(const LlamaModel& model, const ExportContext& con
   text += fmt::format("  \"context\": {},\n  \"base_context\": {},\n  \"rope\": {},\n", context.rope.new_context, context.rope.old_context,
                       print_object(rope_keys(context)));
   text += fmt::format("  \"attention\": {{\"kind\": \"{}\", \"group_size\": {}}},\n", name_of(context.attention), context.group);
-  text += fmt::format("  \"rank\": {},\n  \"alpha\": {},\n  \"rslora\": {},\n  \"facts\": ", tuning.lora.rank, json_number(tuning.lora.alpha),
-                      tuning.lora.rslora);
+  text += fmt::format("  \"rank\": {},\n  \"alpha\": {},\n  \"rslora\": {},\n  \"facts\": ", tuning.lora.rank,
+                      json_number(tuning.lora.alpha), tuning.lora.rslora);
   std::vector<std::pair<std::string, std::string>> facts;
   for (const auto& [key, value] : context.card) facts.emplace_back(key, json_quote(value));
   return text + print_object(facts) + "\n}\n";
@@ -90,10 +90,11 @@ std::string print_train_record(const LlamaModel& model, const ExportContext& con
 void read_train_record(const fs::path& adapter_folder, const ModelConfig& base, AdapterInfo& info) {
   const std::string source = (adapter_folder / kTrainRecordName).string();
   const JsonValue root = parse_json(read_file(adapter_folder / kTrainRecordName, uint64_t{1} << 20), source);
-  LONGLORA_CHECK(integer(root, "format", source) == kFormat, data, "the record's format is not 1", source, "use the program version that wrote it");
+  LONGLORA_CHECK(integer(root, "format", source) == kFormat, data, "the record's format is not 1", source,
+                 "use the program version that wrote it");
   const JsonValue& rope = member(root, "rope", source);
   if (rope.find("rope_parameters")) {
-    info.rope = base.rope;                                     // unchanged
+    info.rope = base.rope;  // unchanged
     info.max_position = base.max_position;
   } else {
     const ModelConfig config = with_rope(base, rope, source);

@@ -16,9 +16,12 @@ namespace {
 
 constexpr std::string_view kStateName = "state.json";
 constexpr uint64_t kMaxStateBytes = uint64_t{16} << 20;
-constexpr uint64_t kMaxPartBytes = uint64_t{4} << 30;        // 4 GiB: works on every file system
+constexpr uint64_t kMaxPartBytes = uint64_t{4} << 30;  // 4 GiB: works on every file system
 
-struct Entry { std::string name; at::Tensor tensor; };
+struct Entry {
+  std::string name;
+  at::Tensor tensor;
+};
 
 std::vector<Entry> entries_of(LlamaModel& model) {
   std::vector<Entry> entries;
@@ -73,8 +76,8 @@ void load_part(const fs::path& path, std::map<std::string, at::Tensor>& missing)
     LONGLORA_CHECK(found != missing.end(), data, "the model has no such trainable tensor", place, "resume with the settings of the run");
     const at::Tensor& tensor = found->second;
     LONGLORA_CHECK(info.dtype == DType::f32 && info.shape == tensor.sizes().vec(), data,
-                   fmt::format("got {} {}, expected F32 {}", name_of(info.dtype), to_string(info.shape), to_string(tensor.sizes().vec())), place,
-                   "resume with the settings of the run");
+                   fmt::format("got {} {}, expected F32 {}", name_of(info.dtype), to_string(info.shape), to_string(tensor.sizes().vec())),
+                   place, "resume with the settings of the run");
     source->read(info, 0, bytes_of(tensor));
     missing.erase(found);
   }

@@ -43,17 +43,21 @@ std::string torch_dtype_name(const std::vector<PlannedTensor>& tensors) {
   for (const PlannedTensor& tensor : tensors) bytes[tensor.dtype] += bytes_of_planned(tensor);
   const auto most = std::max_element(bytes.begin(), bytes.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
   switch (most == bytes.end() ? DType::f32 : most->first) {
-    case DType::f64: return "float64";
-    case DType::f16: return "float16";
-    case DType::bf16: return "bfloat16";
-    default: return "float32";
+    case DType::f64:
+      return "float64";
+    case DType::f16:
+      return "float16";
+    case DType::bf16:
+      return "bfloat16";
+    default:
+      return "float32";
   }
 }
 
 void require_space(const fs::path& target, uint64_t bytes) {
   const uint64_t needed = bytes + bytes / 10, available = free_bytes(target);
-  LONGLORA_CHECK(available >= needed, io, fmt::format("{} are needed, {} are free", human_bytes(needed), human_bytes(available)), target.string(),
-                 "free space or choose another --to");
+  LONGLORA_CHECK(available >= needed, io, fmt::format("{} are needed, {} are free", human_bytes(needed), human_bytes(available)),
+                 target.string(), "free space or choose another --to");
 }
 
 at::Tensor round_block(const at::Tensor& block, const PlannedTensor& tensor, int64_t first_row) {

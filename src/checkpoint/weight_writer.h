@@ -1,5 +1,7 @@
 #pragma once
 // Weights of a Hugging Face folder, streamed block by block into shards and compared after re-reading.
+#include <ATen/core/Tensor.h>
+
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -7,14 +9,15 @@
 #include <string>
 #include <vector>
 
-#include <ATen/core/Tensor.h>
-
 #include "longlora/config/model_config.h"
 #include "longlora/formats/weights.h"
 
 namespace longlora {
 
-struct PlannedTensor { TensorSpec spec; DType dtype; };
+struct PlannedTensor {
+  TensorSpec spec;
+  DType dtype;
+};
 
 /// Hands out the blocks of one tensor in order, already in the planned dtype.
 using TensorFeed = std::function<void(const PlannedTensor&, const std::function<void(const at::Tensor& block)>& use)>;
@@ -30,8 +33,8 @@ void require_space(const std::filesystem::path& target, uint64_t bytes);
 at::Tensor round_block(const at::Tensor& block, const PlannedTensor&, int64_t first_row);
 
 /// Writes and syncs all shards and the index (table order decides the shard, docs/formats.md); digests by tensor name.
-std::map<std::string, Digest> write_weights(const std::filesystem::path& folder, const std::vector<PlannedTensor>&, uint64_t max_shard_bytes,
-                                            const TensorFeed&);
+std::map<std::string, Digest> write_weights(const std::filesystem::path& folder, const std::vector<PlannedTensor>&,
+                                            uint64_t max_shard_bytes, const TensorFeed&);
 
 /// Re-reads every tensor and compares its SHA-256; a difference is ErrorKind::io naming the tensor.
 void compare_weights(const WeightSource&, const std::map<std::string, Digest>&);

@@ -71,7 +71,8 @@ TEST_P(Adapter, RecordsTheRopeOfTraining) {
   EXPECT_EQ(info.base_context, 64);
   EXPECT_EQ(info.group, 64);
   EXPECT_EQ(info.attention, AttentionKind::s2);
-  EXPECT_THAT(dir.read("adapter/README.md"), HasSubstr(R"(rope_parameters={"type":"linear","rope_type":"linear","factor":4.0,"rope_theta":10000.0})"));
+  EXPECT_THAT(dir.read("adapter/README.md"),
+              HasSubstr(R"(rope_parameters={"type":"linear","rope_type":"linear","factor":4.0,"rope_theta":10000.0})"));
   EXPECT_THAT(dir.read("adapter/README.md"), HasSubstr("max_position_embeddings=250"));
 }
 
@@ -87,9 +88,9 @@ TEST_P(Adapter, ConfigLeavesNothingToDefaults) {
   const auto model = trained();
   export_peft(*model, context_of(base), dir / "adapter");
   const JsonValue config = parse_json(dir.read("adapter/adapter_config.json"), "adapter_config.json");
-  for (const char* key : {"peft_type", "task_type", "base_model_name_or_path", "r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save",
-                          "bias", "fan_in_fan_out", "inference_mode", "init_lora_weights", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern",
-                          "revision"}) {
+  for (const char* key :
+       {"peft_type", "task_type", "base_model_name_or_path", "r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "bias",
+        "fan_in_fan_out", "inference_mode", "init_lora_weights", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "revision"}) {
     EXPECT_NE(config.find(key), nullptr) << key;
   }
   EXPECT_EQ(dump_json(*config.find("target_modules")), R"(["q_proj","k_proj","v_proj","o_proj"])");
@@ -156,7 +157,9 @@ TEST_P(Adapter, RefusesWhatDoesNotFitTheBase) {
   export_peft(*model, context_of(base), dir / "adapter");
   const auto error = [&] { return error_of([&] { read_adapter_info(dir / "adapter", base.config); }); };
   EXPECT_EQ(error(), "");
-  rewrite(dir, [](auto& t) { t.push_back({"base_model.model.model.layers.9.self_attn.q_proj.lora_A.weight", {4, 24}, std::vector<float>(96)}); });
+  rewrite(dir, [](auto& t) {
+    t.push_back({"base_model.model.model.layers.9.self_attn.q_proj.lora_A.weight", {4, 24}, std::vector<float>(96)});
+  });
   EXPECT_THAT(error(), HasSubstr("layers.9.self_attn.q_proj.lora_A.weight has no counterpart in the base model"));
   rewrite(dir, [](auto& t) {
     for (NamedTensor& tensor : t) {
@@ -164,16 +167,20 @@ TEST_P(Adapter, RefusesWhatDoesNotFitTheBase) {
     }
   });
   EXPECT_THAT(error(), HasSubstr("17 LoRA tensors, expected 20"));
-  rewrite(dir, [](auto& t) { std::erase_if(t, [](const NamedTensor& tensor) { return tensor.name.find("up_proj") != std::string::npos; }); });
+  rewrite(dir,
+          [](auto& t) { std::erase_if(t, [](const NamedTensor& tensor) { return tensor.name.find("up_proj") != std::string::npos; }); });
   dir.write("adapter/adapter_config.json", R"({"peft_type": "LORA", "r": 5})");
-  EXPECT_THAT(error(), HasSubstr("16 problems, first: tensor base_model.model.model.layers.0.self_attn.k_proj.lora_A.weight has shape [4, 24], "
-                                 "expected [5, 24]"));
+  EXPECT_THAT(error(),
+              HasSubstr("16 problems, first: tensor base_model.model.model.layers.0.self_attn.k_proj.lora_A.weight has shape [4, 24], "
+                        "expected [5, 24]"));
 }
 
 TEST_P(Adapter, RefusesOtherKindsByKey) {
   const auto model = trained();
   export_peft(*model, context_of(base), dir / "adapter");
-  const struct { const char *config, *message; } cases[] = {
+  const struct {
+    const char *config, *message;
+  } cases[] = {
       {R"({"peft_type": "IA3", "r": 4})", "adapter_config.json: peft_type"},
       {R"({"peft_type": "LORA", "r": 4, "bias": "all"})", "adapter_config.json: bias"},
       {R"({"peft_type": "LORA", "r": 4, "use_dora": true})", "adapter_config.json: use_dora"},
@@ -188,8 +195,9 @@ TEST_P(Adapter, RefusesOtherKindsByKey) {
     EXPECT_THAT(error_of([&] { read_adapter_info(dir / "adapter", base.config); }), HasSubstr(c.message));
     EXPECT_EQ(kind_of([&] { read_adapter_info(dir / "adapter", base.config); }), ErrorKind::data);
   }
-  dir.write("adapter/adapter_config.json", R"({"peft_type": "LORA", "r": 4, "use_dora": false, "rank_pattern": {}, "target_modules": "all-linear"})");
-  EXPECT_EQ(read_adapter_info(dir / "adapter", base.config).tuning.lora.alpha, 8);        // PEFT's own default
+  dir.write("adapter/adapter_config.json",
+            R"({"peft_type": "LORA", "r": 4, "use_dora": false, "rank_pattern": {}, "target_modules": "all-linear"})");
+  EXPECT_EQ(read_adapter_info(dir / "adapter", base.config).tuning.lora.alpha, 8);  // PEFT's own default
 }
 
 TEST_P(Adapter, TiedHeadMustEqualTheEmbedding) {
@@ -221,7 +229,8 @@ TEST_P(Adapter, LongLoraLayoutWithAPadRow) {
   EXPECT_EQ(masters.at("model.embed_tokens.weight"), std::vector<float>(values.begin(), values.begin() + 40 * 24));
   EXPECT_EQ(masters.at("model.norm.weight"), random_values("norm", 24));
   std::filesystem::remove(dir / "adapter/trainable_params.safetensors");
-  write_tensors(dir / "adapter/trainable_params.safetensors", {{"model.embed_tokens.weight", {39, 24}, random_values("few", 39 * 24)}}, DType::f32);
+  write_tensors(dir / "adapter/trainable_params.safetensors", {{"model.embed_tokens.weight", {39, 24}, random_values("few", 39 * 24)}},
+                DType::f32);
   EXPECT_THAT(error_of([&] { read_adapter_info(dir / "adapter", base.config); }), HasSubstr("has shape [39, 24], expected [40, 24]"));
 }
 

@@ -59,7 +59,7 @@ TEST(BaseModel, NonFiniteIsNamedUnlessTurnedOff) {
             "the weight is NaN or infinite (tensor " + tensors[3].name +
                 ", element 29); repair the model, or load it as it is with weights.check_finite: false");
   EXPECT_EQ(error_of([&] { load_base_weights(*model, base, false); }), "");
-  tensors[3].values[29] = 3.4e38f;                             // rounds to infinity in bf16
+  tensors[3].values[29] = 3.4e38f;  // rounds to infinity in bf16
   std::filesystem::remove(folder / "model.safetensors");
   write_tensors(folder / "model.safetensors", tensors, DType::f32);
   const BaseModel large(folder);

@@ -36,7 +36,8 @@ std::vector<std::string> names(const fs::path& folder) {
 }
 
 TEST(Manifest, PrintsAndParsesToTheSame) {
-  const Manifest manifest{.step = 12, .chain = "ab\"cd", .files = {{"a.safetensors", 1ull << 40, sha256("a")}, {"state.json", 0, sha256("")}}};
+  const Manifest manifest{
+      .step = 12, .chain = "ab\"cd", .files = {{"a.safetensors", 1ull << 40, sha256("a")}, {"state.json", 0, sha256("")}}};
   const std::string text = print_manifest(manifest);
   const Manifest parsed = parse_manifest(text, "M");
   EXPECT_EQ(parsed.step, 12);
@@ -63,14 +64,17 @@ TEST(Manifest, RefusesWhatIsNotItsOneText) {
   };
   EXPECT_EQ(sealed(good), good);
   EXPECT_THAT(error_of([&] { parse_manifest("{}", "M"); }), HasSubstr("does not end with its own SHA-256"));
-  const struct { std::string from, to, message; } cases[] = {
+  const struct {
+    std::string from, to, message;
+  } cases[] = {
       {"\"step\": 3", "\"step\": -3", "'step' is not an unsigned integer"},
       {"\"step\": 3", "\"step\": 3.0", "'step' is not an unsigned integer"},
       {"\"step\": 3", "\"step\":  3", "another spelling"},
       {"\"step\": 3", "\"step\": 3, \"more\": 1", "unknown keys"},
       {"state.json", "../x", "not one path component"},
       {"state.json", "MANIFEST.json", "not one path component"},
-      {"{\"name\"", "{\"name\": \"state.json\", \"bytes\": 5, \"sha256\": \"" + to_hex(sha256("x")) + "\"},\n    {\"name\"", "listed twice"},
+      {"{\"name\"", "{\"name\": \"state.json\", \"bytes\": 5, \"sha256\": \"" + to_hex(sha256("x")) + "\"},\n    {\"name\"",
+       "listed twice"},
   };
   for (const auto& c : cases) {
     EXPECT_THAT(error_of([&] { parse_manifest(changed(c.from, c.to), "M"); }), HasSubstr(c.message)) << c.to;
@@ -83,9 +87,14 @@ TEST(Manifest, RefusesWhatIsNotItsOneText) {
 
 TEST(Retention, KeepsTheNewest) {
   using Steps = std::vector<int64_t>;
-  const struct { Steps complete; int64_t keep; Steps victims; } cases[] = {
-      {{}, 2, {}}, {{5}, 1, {}}, {{5, 7}, 1, {5}}, {{7, 5}, 2, {}}, {{3, 1, 2}, 2, {1}}, {{1, 2, 3}, 0, {1, 2}}, {{1, 2, 3}, -4, {1, 2}},
-      {{4, 4, 4}, 1, {}}, {{1, 2, 3}, 100, {}},
+  const struct {
+    Steps complete;
+    int64_t keep;
+    Steps victims;
+  } cases[] = {
+      {{}, 2, {}},          {{5}, 1, {}},           {{5, 7}, 1, {5}},        {{7, 5}, 2, {}},
+      {{3, 1, 2}, 2, {1}},  {{1, 2, 3}, 0, {1, 2}}, {{1, 2, 3}, -4, {1, 2}}, {{4, 4, 4}, 1, {}},
+      {{1, 2, 3}, 100, {}},
   };
   for (const auto& c : cases) EXPECT_EQ(retained_victims(c.complete, c.keep), c.victims) << testing::PrintToString(c.complete) << c.keep;
 }
@@ -123,7 +132,12 @@ TEST(CheckpointFolder, FailureLeavesNothing) {
     });
   };
   EXPECT_EQ(error_of(failing), "no space (here); free some");
-  EXPECT_EQ(kind_of([&] { folder.commit(2, "c", [](const fs::path& p) { write_file(p, "unlisted", "x"); return std::vector<ManifestFile>{}; }); }),
+  EXPECT_EQ(kind_of([&] {
+              folder.commit(2, "c", [](const fs::path& p) {
+                write_file(p, "unlisted", "x");
+                return std::vector<ManifestFile>{};
+              });
+            }),
             ErrorKind::data);
   EXPECT_TRUE(fs::is_empty(dir.path()));
 }
@@ -135,11 +149,11 @@ TEST(CheckpointFolder, RotationKeepsTheNewestAndNeverTheLastVerified) {
     for (const int64_t step : {1, 2, 3}) commit(earlier, step);
   }
   CheckpointFolder folder(dir.path());
-  folder.rotate(1);                                            // nothing verified by this object yet
+  folder.rotate(1);  // nothing verified by this object yet
   EXPECT_THAT(folder.steps(), ElementsAre(1, 2, 3));
   ASSERT_TRUE(folder.choose());
   commit(folder, 4);
-  folder.rotate(3);                                            // two verified: too few to delete anything
+  folder.rotate(3);  // two verified: too few to delete anything
   EXPECT_THAT(folder.steps(), ElementsAre(1, 2, 3, 4));
   folder.rotate(2);
   EXPECT_THAT(folder.steps(), ElementsAre(3, 4));
@@ -166,7 +180,7 @@ TEST(CheckpointFolder, DamagedIsKeptAsBadOnceALowerOneVerified) {
   commit(folder, 2);
   dir.write("step-0000000002/state.json", "stats 2");
   EXPECT_EQ(CheckpointFolder::latest(dir.path())->step, 1);
-  EXPECT_THAT(names(dir.path()), ElementsAre("step-0000000001", "step-0000000002"));     // reading changes nothing
+  EXPECT_THAT(names(dir.path()), ElementsAre("step-0000000001", "step-0000000002"));  // reading changes nothing
   EXPECT_EQ(folder.choose()->step, 1);
   EXPECT_THAT(names(dir.path()), ElementsAre("bad-0000000002-" + process_nonce(), "step-0000000001"));
 }
@@ -179,8 +193,9 @@ TEST(CheckpointFolder, NoneCompleteIsItsOwnCodeAndTouchesNothing) {
   dir.write("step-0000000001/state.json", "");
   fs::remove(dir / "step-0000000002/MANIFEST.json");
   EXPECT_EQ(kind_of([&] { folder.choose(); }), ErrorKind::no_checkpoint);
-  EXPECT_EQ(error_of([&] { folder.choose(); }), "2 checkpoints exist and none is complete (" + dir.path().string() +
-                                                    "); restore one from a copy, or start anew with another output_dir; nothing was deleted");
+  EXPECT_EQ(error_of([&] { folder.choose(); }),
+            "2 checkpoints exist and none is complete (" + dir.path().string() +
+                "); restore one from a copy, or start anew with another output_dir; nothing was deleted");
   EXPECT_THAT(details_of([&] { folder.choose(); }),
               ElementsAre(HasSubstr("a file is missing"), HasSubstr("the file has 0 bytes, the manifest says 7")));
   EXPECT_THAT(folder.steps(), ElementsAre(1, 2));
@@ -190,17 +205,19 @@ TEST(CheckpointFolder, VerifyNamesFileAndReason) {
   const TempDir dir;
   CheckpointFolder folder(dir.path());
   const fs::path step = commit(folder, 1);
-  EXPECT_EQ(CheckpointFolder::verify(step / "").step, 1);                                 // trailing slash
+  EXPECT_EQ(CheckpointFolder::verify(step / "").step, 1);  // trailing slash
   fs::copy(step, dir / "moved");
-  EXPECT_EQ(CheckpointFolder::verify(dir / "moved").step, 1);                             // any name but another step's
+  EXPECT_EQ(CheckpointFolder::verify(dir / "moved").step, 1);  // any name but another step's
   fs::copy(step, dir / "step-0000000009");
-  EXPECT_THAT(error_of([&] { CheckpointFolder::verify(dir / "step-0000000009"); }), HasSubstr("the manifest is of step 1, the folder of step 9"));
+  EXPECT_THAT(error_of([&] { CheckpointFolder::verify(dir / "step-0000000009"); }),
+              HasSubstr("the manifest is of step 1, the folder of step 9"));
   dir.write("step-0000000001/extra", "");
-  EXPECT_EQ(error_of([&] { CheckpointFolder::verify(step); }),
-            "damaged checkpoint: a file is not in the manifest (" + (step / "extra").string() + "); use an older checkpoint (--resume auto does)");
+  EXPECT_EQ(error_of([&] { CheckpointFolder::verify(step); }), "damaged checkpoint: a file is not in the manifest (" +
+                                                                   (step / "extra").string() +
+                                                                   "); use an older checkpoint (--resume auto does)");
   fs::remove(step / "extra");
   fs::remove(step / "state.json");
-  fs::create_symlink(dir / "moved/state.json", step / "state.json");                      // out of the folder
+  fs::create_symlink(dir / "moved/state.json", step / "state.json");  // out of the folder
   EXPECT_EQ(kind_of([&] { CheckpointFolder::verify(step); }), ErrorKind::data);
 }
 

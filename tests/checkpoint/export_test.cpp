@@ -55,7 +55,7 @@ TEST_F(Export, MergedIsBasePlusAdapterToRounding) {
     for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
       const std::string name = std::string(name_of(stored)) + std::string(name_of(dtype));
       const BaseModel base(make_tiny(dir, "base" + name, {.dtype = stored}));
-      const auto model = trained(base, lora_tuning(), ComputeType::bf16);                  // the compute copy must not matter
+      const auto model = trained(base, lora_tuning(), ComputeType::bf16);  // the compute copy must not matter
       export_merged(*model, context_of(base), dir / name, dtype, kOneShard);
       const BaseModel written(dir / name);
       const auto masters = masters_of(*model);
@@ -67,7 +67,8 @@ TEST_F(Export, MergedIsBasePlusAdapterToRounding) {
         const auto trained_values = masters.find(spec.name);
         for (size_t i = 0; i < got.size(); ++i) {
           const int64_t row = int64_t(i) / width, column = int64_t(i) % width;
-          const double exact = trained_values != masters.end() ? trained_values->second[i] : merged_value(*model, spec.name, before[i], row, column);
+          const double exact =
+              trained_values != masters.end() ? trained_values->second[i] : merged_value(*model, spec.name, before[i], row, column);
           ASSERT_LE(std::abs(got[i] - exact), ulp_at(exact, dtype)) << spec.name << " " << i;
         }
       }
@@ -92,9 +93,10 @@ TEST_F(Export, CheckAfterWritingFindsAWrongValue) {
   const std::string name = "model.layers.1.self_attn.o_proj.weight";
   std::string bytes = dir.read("merged/model.safetensors");
   const TensorInfo info = *open_weight_folder(dir / "merged")->find(name);
-  bytes[info.offset + 4 * 100 + 1] ^= 1;                       // 256 ulp in one element
+  bytes[info.offset + 4 * 100 + 1] ^= 1;  // 256 ulp in one element
   dir.write("merged/model.safetensors", bytes);
-  EXPECT_THAT(error_of([&] { merged.check_written(*open_weight_folder(dir / "merged")); }), HasSubstr("tensor " + name + ", row 4, column 4"));
+  EXPECT_THAT(error_of([&] { merged.check_written(*open_weight_folder(dir / "merged")); }),
+              HasSubstr("tensor " + name + ", row 4, column 4"));
 }
 
 TEST_F(Export, FullTuningWritesTheMasters) {
@@ -102,7 +104,8 @@ TEST_F(Export, FullTuningWritesTheMasters) {
   const auto model = trained(base, full_tuning(), ComputeType::bf16);
   export_merged(*model, context_of(base), dir / "full", std::nullopt, kOneShard);
   const BaseModel written(dir / "full");
-  for (const auto& [name, values] : masters_of(*model)) EXPECT_EQ(read_floats(*written.weights, *written.weights->find(name)), values) << name;
+  for (const auto& [name, values] : masters_of(*model))
+    EXPECT_EQ(read_floats(*written.weights, *written.weights->find(name)), values) << name;
   EXPECT_EQ(written.weights->find("lm_head.weight"), nullptr);
   EXPECT_TRUE(written.config.tied);
 }
@@ -113,8 +116,8 @@ TEST_F(Export, FolderHoldsTheNewContext) {
   dir.write("base/README.md", "---\nlicense: apache-2.0\n---\n");
   dir.write("base/tokenizer.model", "not read");
   export_merged(*trained(base, lora_tuning()), context_of(base), dir / "merged", std::nullopt, kOneShard);
-  EXPECT_THAT(names(dir / "merged"), UnorderedElementsAre("model.safetensors", "config.json", "generation_config.json", "tokenizer_config.json",
-                                                          "tokenizer.model", "README.md"));
+  EXPECT_THAT(names(dir / "merged"), UnorderedElementsAre("model.safetensors", "config.json", "generation_config.json",
+                                                          "tokenizer_config.json", "tokenizer.model", "README.md"));
   const ModelConfig config = read_model_config(dir / "merged");
   EXPECT_EQ(config.rope.type, RopeType::linear);
   EXPECT_EQ(config.rope.factor, 4);

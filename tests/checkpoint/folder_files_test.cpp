@@ -8,9 +8,12 @@ namespace longlora {
 namespace {
 
 TEST(TokenizerConfig, OnlyTheNumberOfASmallerLimitChanges) {
-  const struct { std::string before, after; } cases[] = {
+  const struct {
+    std::string before, after;
+  } cases[] = {
       {"{\"model_max_length\": 64}", "{\"model_max_length\": 4096}"},
-      {"{\n\t\"a\": \"\xc3\xa9\",\n   \"model_max_length\" :2048 ,\n \"b\": 2048}\n", "{\n\t\"a\": \"\xc3\xa9\",\n   \"model_max_length\" :4096 ,\n \"b\": 2048}\n"},
+      {"{\n\t\"a\": \"\xc3\xa9\",\n   \"model_max_length\" :2048 ,\n \"b\": 2048}\n",
+       "{\n\t\"a\": \"\xc3\xa9\",\n   \"model_max_length\" :4096 ,\n \"b\": 2048}\n"},
       {"{\"model_max_length\": 4096}", "{\"model_max_length\": 4096}"},
       {"{\"model_max_length\": 1000000000000000019884624838656}", "{\"model_max_length\": 1000000000000000019884624838656}"},
       {"{\"model_max_length\": null}", "{\"model_max_length\": null}"},
@@ -20,8 +23,10 @@ TEST(TokenizerConfig, OnlyTheNumberOfASmallerLimitChanges) {
 }
 
 TEST(GenerationConfig, SamplingIsDeclaredAndShortLimitsGo) {
-  const struct { std::string before, after; } cases[] = {
-      {"{ \"a\":1 }", "{ \"a\":1 }"},                                                      // nothing to do: the same bytes
+  const struct {
+    std::string before, after;
+  } cases[] = {
+      {"{ \"a\":1 }", "{ \"a\":1 }"},  // nothing to do: the same bytes
       {"{\"temperature\": 0.6}", "{\n  \"temperature\": 0.6,\n  \"do_sample\": true\n}\n"},
       {"{\"top_p\": 0.9, \"do_sample\": false}", "{\"top_p\": 0.9, \"do_sample\": false}"},
       {"{\"temperature\": null}", "{\"temperature\": null}"},

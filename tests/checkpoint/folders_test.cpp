@@ -27,7 +27,7 @@ TEST(OutputLock, LoserNamesTheOwner) {
     EXPECT_THAT(dir.read("new/run/.lock"), HasSubstr("\"boot_id\": \""));
   }
   EXPECT_EQ(error_of([&] { OutputLock(dir / "new/run", "run-9"); }), "");
-  EXPECT_THAT(dir.read("new/run/.lock"), HasSubstr("run-9"));                              // never unlinked
+  EXPECT_THAT(dir.read("new/run/.lock"), HasSubstr("run-9"));  // never unlinked
 }
 
 TEST(OutputLock, RefusesWhatIsNotAFolder) {
@@ -40,7 +40,7 @@ TEST(OutputLock, RefusesWhatIsNotAFolder) {
 TEST(PendingFolder, AppearsOnlyWhenPublished) {
   const TempDir dir;
   const fs::path target = dir / "deep/model";
-  PendingFolder pending(target / "");                          // a trailing slash is the same target
+  PendingFolder pending(target / "");  // a trailing slash is the same target
   std::ofstream(pending.path() / "a") << "x";
   EXPECT_FALSE(fs::exists(target));
   pending.sync();

@@ -16,7 +16,7 @@ namespace longlora {
 struct TinyModel {
   bool tied = false;
   DType dtype = DType::bf16;
-  std::string extra_keys;                      // e.g. "\"longlora_train\": {...},\n"
+  std::string extra_keys;  // e.g. "\"longlora_train\": {...},\n"
   int64_t vocabulary = 40;
 };
 
@@ -42,13 +42,19 @@ inline std::vector<std::byte> encoded(const std::vector<float>& values, DType dt
   std::vector<std::byte> bytes(values.size() * size_of(dtype));
   for (size_t i = 0; i < values.size(); ++i) {
     const uint16_t half = dtype == DType::bf16 ? float_to_bf16(values[i]) : float_to_f16(values[i]);
-    if (dtype == DType::f32) std::memcpy(bytes.data() + i * 4, &values[i], 4);
-    else std::memcpy(bytes.data() + i * 2, &half, 2);
+    if (dtype == DType::f32)
+      std::memcpy(bytes.data() + i * 4, &values[i], 4);
+    else
+      std::memcpy(bytes.data() + i * 2, &half, 2);
   }
   return bytes;
 }
 
-struct NamedTensor { std::string name; Shape shape; std::vector<float> values; };
+struct NamedTensor {
+  std::string name;
+  Shape shape;
+  std::vector<float> values;
+};
 
 inline void write_tensors(const std::filesystem::path& file, const std::vector<NamedTensor>& tensors, DType dtype) {
   std::vector<SafetensorsWriter::Declared> declared;
@@ -74,7 +80,8 @@ inline std::filesystem::path make_tiny(const TempDir& dir, const std::string& na
   return dir / name;
 }
 
-inline std::unique_ptr<LlamaModel> make_model(const ModelConfig& config, const TrainConfig::Tuning& tuning, ComputeType compute = ComputeType::fp32) {
+inline std::unique_ptr<LlamaModel> make_model(const ModelConfig& config, const TrainConfig::Tuning& tuning,
+                                              ComputeType compute = ComputeType::fp32) {
   auto model = std::make_unique<LlamaModel>(config, config.rope, config.max_position, config.max_position,
                                             ModelOptions{.compute = compute, .tuning = tuning, .row_tile = 16});
   model->initialise_lora();
@@ -93,7 +100,11 @@ inline void disturb(LlamaModel& model) {
 
 /// A RoPE extension to 4 x 64 tokens, as training at that length would resolve it.
 inline ExportContext context_of(const BaseModel& base, int64_t sequence_length = 256) {
-  return {.base = &base, .rope = extend_rope(base.config, {}, sequence_length), .version = "1.2.3", .group = 64, .attention = AttentionKind::s2,
+  return {.base = &base,
+          .rope = extend_rope(base.config, {}, sequence_length),
+          .version = "1.2.3",
+          .group = 64,
+          .attention = AttentionKind::s2,
           .card = {{"steps", "7"}}};
 }
 
@@ -124,8 +135,10 @@ inline std::vector<float> read_floats(const WeightSource& source, const TensorIn
   std::vector<float> values(num_elements(info.shape));
   for (size_t i = 0; i < values.size(); ++i) {
     uint16_t half = 0;
-    if (info.dtype == DType::f32) std::memcpy(&values[i], bytes.data() + 4 * i, 4);
-    else std::memcpy(&half, bytes.data() + 2 * i, 2);
+    if (info.dtype == DType::f32)
+      std::memcpy(&values[i], bytes.data() + 4 * i, 4);
+    else
+      std::memcpy(&half, bytes.data() + 2 * i, 2);
     if (info.dtype == DType::bf16) values[i] = bf16_to_float(half);
     if (info.dtype == DType::f16) values[i] = f16_to_float(half);
   }

@@ -15,9 +15,18 @@ namespace {
 using testing::HasSubstr;
 
 TrainState some_state() {
-  return {.step = 41, .applied_steps = 40, .next_row = 1ull << 63, .skipped_rows = {{3, 5}, {9, 10}}, .targets_seen = 12345, .chain = "ab01",
-          .metrics_bytes = 987, .config_json = "{\"a\":\"b\"}", .frozen_digest = "ff", .identity = {{"weights", "1"}, {"data", "2"}},
-          .fingerprint = {{"libtorch", "2.11"}}, .lineage = {{7, "optimizer.learning_rate", "1e-4", "2e-4"}}};
+  return {.step = 41,
+          .applied_steps = 40,
+          .next_row = 1ull << 63,
+          .skipped_rows = {{3, 5}, {9, 10}},
+          .targets_seen = 12345,
+          .chain = "ab01",
+          .metrics_bytes = 987,
+          .config_json = "{\"a\":\"b\"}",
+          .frozen_digest = "ff",
+          .identity = {{"weights", "1"}, {"data", "2"}},
+          .fingerprint = {{"libtorch", "2.11"}},
+          .lineage = {{7, "optimizer.learning_rate", "1e-4", "2e-4"}}};
 }
 
 TEST(StateJson, PrintsAndParsesToTheSame) {
@@ -32,7 +41,9 @@ TEST(StateJson, PrintsAndParsesToTheSame) {
 
 TEST(StateJson, KnowsEveryKey) {
   const std::string good = print_state(some_state());
-  const struct { std::string from, to, message; } cases[] = {
+  const struct {
+    std::string from, to, message;
+  } cases[] = {
       {"\"step\": 41", "\"step\": -1", "step is not an unsigned integer"},
       {"\"step\": 41", "\"step\": 9223372036854775808", "step is not below 2^63"},
       {"\"chain\": \"ab01\",", "", "chain is not present"},
@@ -112,7 +123,8 @@ TEST_F(TrainStateOnDisk, OtherTrainablesAreRefusedByName) {
   TrainConfig::Tuning more = lora_tuning(4);
   more.lora.targets.push_back(LoraTarget::up_proj);
   const auto wider = make_model(base.config, more);
-  EXPECT_THAT(error_of([&] { load_train_tensors(found, *wider); }), HasSubstr("12 tensors are missing, first model.layers.0.mlp.up_proj.lora_A.weight"));
+  EXPECT_THAT(error_of([&] { load_train_tensors(found, *wider); }),
+              HasSubstr("12 tensors are missing, first model.layers.0.mlp.up_proj.lora_A.weight"));
 }
 
 TEST_F(TrainStateOnDisk, DigestSeesOneBitAndTheOrder) {

@@ -36,9 +36,9 @@ output_dir: {run}
 
 def make_base(folder, tied):
     torch.manual_seed(3)
-    config = LlamaConfig(vocab_size=128, hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=3, num_key_value_heads=1,
-                         head_dim=16, max_position_embeddings=CONTEXT // 2, rms_norm_eps=1e-5, tie_word_embeddings=tied, initializer_range=0.2,
-                         bos_token_id=1, eos_token_id=2, pad_token_id=None)
+    config = LlamaConfig(vocab_size=128, hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=3,
+                         num_key_value_heads=1, head_dim=16, max_position_embeddings=CONTEXT // 2, rms_norm_eps=1e-5,
+                         tie_word_embeddings=tied, initializer_range=0.2, bos_token_id=1, eos_token_id=2, pad_token_id=None)
     model = LlamaForCausalLM(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -74,11 +74,13 @@ def base_with_record(base, adapter):
     rope = record["rope"]
     assert record["context"] == CONTEXT and rope["max_position_embeddings"] == CONTEXT, record
     parameters = {**rope["rope_scaling"], "rope_theta": rope["rope_theta"]}
-    return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, max_position_embeddings=CONTEXT, rope_parameters=parameters).eval()
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, max_position_embeddings=CONTEXT, rope_parameters=parameters)
+    return model.eval()
 
 
 def loss_by_program(binary, root, *model_arguments):
-    text = program(binary, "eval", "perplexity", *model_arguments, "--data", root / "eval.bin", "--format", "raw_uint16", "--context", CONTEXT, "--json")
+    text = program(binary, "eval", "perplexity", *model_arguments, "--data", root / "eval.bin", "--format", "raw_uint16",
+                   "--context", CONTEXT, "--json")
     (entry,) = json.loads(text)["contexts"]
     return entry["nll"], entry["tokens"]
 

@@ -21,8 +21,8 @@ int main(int argc, char** argv) {
     if (std::strcmp(argv[i], "--seed") == 0) seed = std::stoull(argv[i + 1]);
   }
   signal(SIGPIPE, SIG_IGN);
-  longlora::configure_log({.minimum = static_cast<longlora::LogLevel>(4)});     // thousands of expected warnings
-  setvbuf(stdout, nullptr, _IONBF, 0);                                          // children must not repeat buffered lines
+  longlora::configure_log({.minimum = static_cast<longlora::LogLevel>(4)});  // thousands of expected warnings
+  setvbuf(stdout, nullptr, _IONBF, 0);                                       // children must not repeat buffered lines
   Score score;
   const auto section = [&](const char* name, const std::function<void()>& run) {
     if (!only.empty() && only != name) return;

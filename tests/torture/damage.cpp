@@ -90,7 +90,10 @@ void damage_files(Damage& damage, uint64_t seed) {
 void damage_names(Damage& damage) {
   for (const std::string& name : {kManifest, kState, kWeights}) {
     damage.change("missing " + name, [&](const fs::path& step) { fs::remove(step / name); });
-    damage.change("folder instead of " + name, [&](const fs::path& step) { fs::remove(step / name); fs::create_directory(step / name); });
+    damage.change("folder instead of " + name, [&](const fs::path& step) {
+      fs::remove(step / name);
+      fs::create_directory(step / name);
+    });
     damage.change("of another step " + name, [&](const fs::path& step) {
       fs::copy_file(damage.other_step() / name, step / name, fs::copy_options::overwrite_existing);
     });

@@ -17,7 +17,9 @@ constexpr std::array<std::string_view, 9> kMustFail{"write",     "pwrite", "fsyn
 constexpr std::array<std::string_view, 6> kMayBeTolerated{"open", "openat", "close", "pread", "flock", "getdents"};
 constexpr std::array<std::string_view, 5> kInterruptible{"write", "pwrite", "fsync", "fallocate", "flock"};
 
-bool contains(std::span<const std::string_view> list, std::string_view name) { return std::find(list.begin(), list.end(), name) != list.end(); }
+bool contains(std::span<const std::string_view> list, std::string_view name) {
+  return std::find(list.begin(), list.end(), name) != list.end();
+}
 
 /// Writes to stderr and to the harness are not part of the save.
 bool is_own_output(const Call& call, std::string_view name) {
@@ -27,7 +29,7 @@ bool is_own_output(const Call& call, std::string_view name) {
 struct Case {
   const char* name;
   Start start;
-  char done;                                                   // reported when the result must stand
+  char done;  // reported when the result must stand
   std::function<int(const Report&)> body;
 };
 
@@ -109,8 +111,9 @@ void interrupt_everywhere(const Arena& arena, const Case& test, Score& score) {
 
 void fail_every_call(Score& score) {
   const Arena arena;
-  const std::array<Case, 2> cases{Case{"save", Start::two_steps, 'S', [&](const Report& r) { return save_body(arena.run(), 3, 2, r); }},
-                                  Case{"export", Start::export_leftover, 'E', [&](const Report& r) { return export_body(arena.run(), r); }}};
+  const std::array<Case, 2> cases{
+      Case{"save", Start::two_steps, 'S', [&](const Report& r) { return save_body(arena.run(), 3, 2, r); }},
+      Case{"export", Start::export_leftover, 'E', [&](const Report& r) { return export_body(arena.run(), r); }}};
   for (const Case& test : cases) {
     fail_everywhere(arena, test, score);
     interrupt_everywhere(arena, test, score);

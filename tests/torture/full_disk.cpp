@@ -14,7 +14,7 @@ namespace {
 
 namespace fs = std::filesystem;
 constexpr int64_t kPage = 4096;
-constexpr int64_t kPages = 16;                                // a save of the scenario takes fewer
+constexpr int64_t kPages = 16;  // a save of the scenario takes fewer
 
 void check(const fs::path& run, const Outcome& outcome, const std::string& label, Score& score) {
   const int io = exit_code(ErrorKind::io).code;
@@ -33,7 +33,7 @@ void limit_file_size(Score& score) {
   for (rlim_t bytes = 0; bytes <= 12 * 1024; bytes += 1024, ++cases) {
     arena.reset();
     const Outcome outcome = run_child([&](const Report& report) {
-      signal(SIGXFSZ, SIG_IGN);                               // as the program does: the write then fails with EFBIG
+      signal(SIGXFSZ, SIG_IGN);  // as the program does: the write then fails with EFBIG
       const rlimit limit{bytes, bytes};
       setrlimit(RLIMIT_FSIZE, &limit);
       return save_body(arena.run(), 2, 2, report);

@@ -45,7 +45,8 @@ void check_export(const Arena& arena, const Outcome& outcome, const std::string&
   if (!exists && outcome.reports == "E") score.loss(label + ": a reported export is gone");
   std::filesystem::remove_all(arena.run() / "model");
   const Outcome restart = run_child([&](const Report& report) { return export_body(arena.run(), report); });
-  if (restart.code != 0 || !export_is_complete(arena.run())) score.loss(fmt::format("{}: the next export ends with {}", label, restart.code));
+  if (restart.code != 0 || !export_is_complete(arena.run()))
+    score.loss(fmt::format("{}: the next export ends with {}", label, restart.code));
   if (names(arena.run()) != std::vector<std::string>{"model"}) score.loss(label + ": leftovers stay");
 }
 
@@ -74,12 +75,18 @@ void kill_everywhere(const Arena& arena, const Case& test, Score& score) {
 
 void kill_at_every_call(Score& score) {
   const Arena arena;
-  kill_everywhere(arena, {"save", Start::two_steps, [&](const Report& r) { return save_body(arena.run(), 3, 2, r); },
-                          [&](const Outcome& o, const std::string& l, Score& s) { check_save(arena, o, l, s); }}, score);
-  kill_everywhere(arena, {"recover", Start::damaged_and_leftovers, [&](const Report& r) { return recover_body(arena.run(), r); },
-                          [&](const Outcome&, const std::string& l, Score& s) { check_recovery(arena, l, s); }}, score);
-  kill_everywhere(arena, {"export", Start::export_leftover, [&](const Report& r) { return export_body(arena.run(), r); },
-                          [&](const Outcome& o, const std::string& l, Score& s) { check_export(arena, o, l, s); }}, score);
+  kill_everywhere(arena,
+                  {"save", Start::two_steps, [&](const Report& r) { return save_body(arena.run(), 3, 2, r); },
+                   [&](const Outcome& o, const std::string& l, Score& s) { check_save(arena, o, l, s); }},
+                  score);
+  kill_everywhere(arena,
+                  {"recover", Start::damaged_and_leftovers, [&](const Report& r) { return recover_body(arena.run(), r); },
+                   [&](const Outcome&, const std::string& l, Score& s) { check_recovery(arena, l, s); }},
+                  score);
+  kill_everywhere(arena,
+                  {"export", Start::export_leftover, [&](const Report& r) { return export_body(arena.run(), r); },
+                   [&](const Outcome& o, const std::string& l, Score& s) { check_export(arena, o, l, s); }},
+                  score);
 }
 
 }  // namespace longlora::torture

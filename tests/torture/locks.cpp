@@ -19,12 +19,18 @@ constexpr int kRounds = 100;
 constexpr int kStarters = 8;
 constexpr double kLoserSeconds = 1.0;
 
-struct Message { pid_t sender; int code; pid_t named; double seconds; };
+struct Message {
+  pid_t sender;
+  int code;
+  pid_t named;
+  double seconds;
+};
 
 /// Waits for the start, tries to lock, tells, and holds what it has until it is killed.
 [[noreturn]] void starter(const std::filesystem::path& folder, int gate, int results) {
   char go;
-  while (read(gate, &go, 1) < 0) {}
+  while (read(gate, &go, 1) < 0) {
+  }
   const double begin = monotonic_seconds();
   Message message{.sender = getpid(), .code = 0, .named = 0, .seconds = 0};
   std::optional<OutputLock> lock;
@@ -71,14 +77,14 @@ void race(const std::filesystem::path& folder, int round, Score& score) {
     children.push_back(child);
   }
   close(gate[0]);
-  close(gate[1]);                                             // end of file is the starting gun
+  close(gate[1]);  // end of file is the starting gun
   std::vector<Message> messages(kStarters);
   for (Message& message : messages) {
     if (read(results[0], &message, sizeof message) != sizeof message) score.wrong_code("lock: a starter died");
   }
   check_round(messages, round, score);
   for (const pid_t child : children) {
-    kill(child, SIGKILL);                                      // the owner dies without a word
+    kill(child, SIGKILL);  // the owner dies without a word
     waitpid(child, nullptr, 0);
   }
   close(results[0]);

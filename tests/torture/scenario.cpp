@@ -16,7 +16,7 @@
 namespace longlora::torture {
 namespace {
 
-constexpr size_t kPayloadBytes = 9'001;                       // not a multiple of anything
+constexpr size_t kPayloadBytes = 9'001;  // not a multiple of anything
 
 std::string payload(int64_t step, size_t bytes) {
   std::string text(bytes, '\0');

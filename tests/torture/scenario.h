@@ -28,7 +28,7 @@ class Arena {
   /// Replaces the working copy by the prepared folder.
   void reset() const;
   std::filesystem::path prepared() const { return root_ / "prepared"; }
-  std::filesystem::path run() const { return root_ / "run"; }          // output_dir of the child
+  std::filesystem::path run() const { return root_ / "run"; }  // output_dir of the child
   std::filesystem::path checkpoints() const { return run() / "checkpoints"; }
 
  private:
@@ -36,9 +36,9 @@ class Arena {
 };
 
 // Bodies of children; they return exit codes through run_guarded.
-int save_body(const std::filesystem::path& run, int64_t step, int64_t keep, const Report&);       // lock, recover, commit ('S'), rotate ('R')
-int recover_body(const std::filesystem::path& run, const Report&);                                // lock, recover ('C')
-int export_body(const std::filesystem::path& run, const Report&);                                 // run/model, complete or absent ('E')
+int save_body(const std::filesystem::path& run, int64_t step, int64_t keep, const Report&);  // lock, recover, commit ('S'), rotate ('R')
+int recover_body(const std::filesystem::path& run, const Report&);                           // lock, recover ('C')
+int export_body(const std::filesystem::path& run, const Report&);                            // run/model, complete or absent ('E')
 
 /// Builds prepared(): complete steps, and leftovers and damage where wanted.
 enum class Start { two_steps, one_step, damaged_and_leftovers, export_leftover };

@@ -78,7 +78,7 @@ user_regs_struct registers_of(pid_t child) {
 
 void enter_call(pid_t child, user_regs_struct registers, const Fault& fault) {
   if (fault.kind == FaultKind::kill_before) kill(child, SIGKILL);
-  if (fault.kind == FaultKind::fail) registers.orig_rax = static_cast<unsigned long long>(-1);   // no call at all
+  if (fault.kind == FaultKind::fail) registers.orig_rax = static_cast<unsigned long long>(-1);  // no call at all
   if (fault.kind == FaultKind::short_transfer) registers.rdx = registers.rdx > 1 ? registers.rdx / 2 : 1;
   if (fault.kind == FaultKind::fail || fault.kind == FaultKind::short_transfer) ptrace(PTRACE_SETREGS, child, nullptr, &registers);
 }
@@ -134,23 +134,40 @@ Outcome run_child(const Body& body) {
 
 std::optional<std::string> name_of_call(int64_t number) {
   switch (number) {
-    case SYS_write: return "write";
-    case SYS_pwrite64: return "pwrite";
-    case SYS_pread64: return "pread";
-    case SYS_fsync: return "fsync";
-    case SYS_fdatasync: return "fdatasync";
-    case SYS_fallocate: return "fallocate";
-    case SYS_ftruncate: return "ftruncate";
-    case SYS_rename: return "rename";
-    case SYS_renameat2: return "renameat2";
-    case SYS_open: return "open";
-    case SYS_openat: return "openat";
-    case SYS_mkdir: return "mkdir";
-    case SYS_close: return "close";
-    case SYS_flock: return "flock";
-    case SYS_getdents64: return "getdents";
-    case SYS_unlinkat: return "unlinkat";
-    default: return std::nullopt;
+    case SYS_write:
+      return "write";
+    case SYS_pwrite64:
+      return "pwrite";
+    case SYS_pread64:
+      return "pread";
+    case SYS_fsync:
+      return "fsync";
+    case SYS_fdatasync:
+      return "fdatasync";
+    case SYS_fallocate:
+      return "fallocate";
+    case SYS_ftruncate:
+      return "ftruncate";
+    case SYS_rename:
+      return "rename";
+    case SYS_renameat2:
+      return "renameat2";
+    case SYS_open:
+      return "open";
+    case SYS_openat:
+      return "openat";
+    case SYS_mkdir:
+      return "mkdir";
+    case SYS_close:
+      return "close";
+    case SYS_flock:
+      return "flock";
+    case SYS_getdents64:
+      return "getdents";
+    case SYS_unlinkat:
+      return "unlinkat";
+    default:
+      return std::nullopt;
   }
 }
 

@@ -13,16 +13,19 @@ enum class FaultKind { none, kill_before, kill_after, fail, short_transfer };
 
 struct Fault {
   FaultKind kind = FaultKind::none;
-  int64_t call = -1;               // number of the system call, from 0
-  int error_number = 0;            // for `fail`
+  int64_t call = -1;     // number of the system call, from 0
+  int error_number = 0;  // for `fail`
 };
 
-struct Call { int64_t number; int64_t first_argument; };
+struct Call {
+  int64_t number;
+  int64_t first_argument;
+};
 
 struct Outcome {
-  int code = -1;                   // exit code; 128 + n for death by signal n
-  std::string reports;             // characters the child wrote with report()
-  std::vector<Call> calls;         // every call it entered
+  int code = -1;            // exit code; 128 + n for death by signal n
+  std::string reports;      // characters the child wrote with report()
+  std::vector<Call> calls;  // every call it entered
 };
 
 /// Runs `body` in a traced child whose stderr goes to /dev/null; `report(c)` inside the body sends one character to the parent.

@@ -13,8 +13,16 @@
 
 namespace longlora {
 
-struct ManifestFile { std::string name; uint64_t bytes = 0; Digest digest{}; };
-struct Manifest { int64_t step = 0; std::string chain; std::vector<ManifestFile> files; };
+struct ManifestFile {
+  std::string name;
+  uint64_t bytes = 0;
+  Digest digest{};
+};
+struct Manifest {
+  int64_t step = 0;
+  std::string chain;
+  std::vector<ManifestFile> files;
+};
 
 /// MANIFEST.json: format version, step, chain, name, size and SHA-256 of every file, last its own SHA-256 (over the text with that
 /// value zeroed). One manifest has exactly one text.
@@ -40,7 +48,11 @@ class CheckpointFolder {
   /// With fewer than `keep` verified steps nothing is deleted, so a verified one always stays. Failures are warnings.
   void rotate(int64_t keep);
 
-  struct Found { int64_t step; std::filesystem::path path; Manifest manifest; };
+  struct Found {
+    int64_t step;
+    std::filesystem::path path;
+    Manifest manifest;
+  };
   /// Highest step that verifies (names, sizes, digests). Damaged ones are named in a warning and renamed bad-* once a lower one
   /// verified. None exists: nullopt. Some exist and none verifies: ErrorKind::no_checkpoint, nothing touched. An I/O error or a
   /// missing right is not damage: it is thrown, nothing touched.
@@ -49,7 +61,7 @@ class CheckpointFolder {
   static std::optional<Found> latest(const std::filesystem::path& folder);
   /// One given folder; ErrorKind::data naming the failing file. A folder named step-* must hold that step.
   static Found verify(const std::filesystem::path& step_folder);
-  std::vector<int64_t> steps() const;                        // names step-%010d, ascending
+  std::vector<int64_t> steps() const;  // names step-%010d, ascending
 
  private:
   std::filesystem::path folder_;
@@ -64,6 +76,7 @@ class OutputLock {
   ~OutputLock();
   OutputLock(const OutputLock&) = delete;
   OutputLock& operator=(const OutputLock&) = delete;
+
  private:
   int descriptor_ = -1;
 };

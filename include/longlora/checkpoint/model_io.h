@@ -15,10 +15,11 @@ namespace longlora {
 
 /// A base model on disk: Hugging Face folder or .gguf file. Headers are checked at construction, nothing is loaded.
 struct BaseModel {
-  explicit BaseModel(const std::filesystem::path& path, bool weights_needed = true);   // weights_needed false: config.json alone (model.init: random)
+  explicit BaseModel(const std::filesystem::path& path,
+                     bool weights_needed = true);  // weights_needed false: config.json alone (model.init: random)
   std::filesystem::path path;
   ModelConfig config;
-  std::unique_ptr<WeightSource> weights;      // null when not needed
+  std::unique_ptr<WeightSource> weights;  // null when not needed
   bool is_gguf = false;
 };
 
@@ -29,7 +30,7 @@ std::map<std::string, StateLanes> load_base_weights(LlamaModel&, const BaseModel
 
 /// What longlora_train.json beside an adapter says; exact RoPE of the trained model.
 struct AdapterInfo {
-  TrainConfig::Tuning tuning;                 // rank, alpha, targets, rslora, which saved modules
+  TrainConfig::Tuning tuning;  // rank, alpha, targets, rslora, which saved modules
   std::optional<RopeScaling> rope;
   std::optional<int64_t> max_position, context, base_context;
   std::string base_model;
@@ -46,13 +47,14 @@ struct ExportContext {
   std::string version;
   int64_t group = 0;
   AttentionKind attention = AttentionKind::full;
-  std::map<std::string, std::string> card;    // model card facts: method, data digests, evaluation lines
+  std::map<std::string, std::string> card;  // model card facts: method, data digests, evaluation lines
 };
 /// PEFT folder (adapter_config.json, adapter_model.safetensors, longlora_train.json, README.md, tokenizer files); complete or absent.
 void export_peft(LlamaModel&, const ExportContext&, const std::filesystem::path& to);
 /// Merged (lora) or full folder: W = fp32(base) + s B A in fp32, rounded once; re-read, recomputed in fp64 (64 rows of every merged
 /// tensor, <= 1 ulp), compared, renamed. One tensor in memory at a time. `dtype` nullopt: the base's stored dtype.
-void export_merged(LlamaModel&, const ExportContext&, const std::filesystem::path& to, std::optional<DType> dtype, uint64_t max_shard_bytes);
+void export_merged(LlamaModel&, const ExportContext&, const std::filesystem::path& to, std::optional<DType> dtype,
+                   uint64_t max_shard_bytes);
 /// GGUF file or Hugging Face folder -> Hugging Face folder (dtype nullopt: F32 for GGUF, stored dtype else).
 void import_model(const BaseModel&, const std::filesystem::path& to, std::optional<DType> dtype, uint64_t max_shard_bytes);
 

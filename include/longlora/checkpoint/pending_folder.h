@@ -15,7 +15,7 @@ class PendingFolder {
   PendingFolder(const PendingFolder&) = delete;
   PendingFolder& operator=(const PendingFolder&) = delete;
 
-  const std::filesystem::path& path() const { return path_; }      // where to write
+  const std::filesystem::path& path() const { return path_; }  // where to write
   const std::filesystem::path& target() const { return target_; }
   /// fsync of the folder; files are synced by whoever wrote them.
   void sync();

@@ -12,18 +12,21 @@
 
 namespace longlora {
 
-struct LineageEntry { int64_t step; std::string key, old_value, new_value; };
+struct LineageEntry {
+  int64_t step;
+  std::string key, old_value, new_value;
+};
 
 struct TrainState {
-  int64_t step = 0;                 // optimizer steps taken or skipped (next step number)
-  int64_t applied_steps = 0;        // AdamW's t
+  int64_t step = 0;           // optimizer steps taken or skipped (next step number)
+  int64_t applied_steps = 0;  // AdamW's t
   uint64_t next_row = 0;
   std::vector<std::pair<uint64_t, uint64_t>> skipped_rows;
   int64_t targets_seen = 0;
-  std::string chain;                // hex of H_t
-  uint64_t metrics_bytes = 0;       // metrics.jsonl is cut to this on resume
-  std::string config_json;          // canonical resolved configuration
-  std::string frozen_digest;        // of its frozen part
+  std::string chain;                               // hex of H_t
+  uint64_t metrics_bytes = 0;                      // metrics.jsonl is cut to this on resume
+  std::string config_json;                         // canonical resolved configuration
+  std::string frozen_digest;                       // of its frozen part
   std::map<std::string, std::string> identity;     // weights, tokenizer, data: name -> digest
   std::map<std::string, std::string> fingerprint;  // program, libtorch, cpu capability, threads ...
   std::vector<LineageEntry> lineage;
