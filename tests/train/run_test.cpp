@@ -64,7 +64,8 @@ TEST_P(Runs, LeavesTheFilesOfTheSpecification) {
   }
   EXPECT_THAT(tiny.dir.read("out/config.yaml"), HasSubstr("--set"));
   EXPECT_THAT(tiny.dir.read("out/report.html"), HasSubstr("<svg"));
-  EXPECT_EQ(std::count(tiny.dir.read("out/evaluation.jsonl").begin(), tiny.dir.read("out/evaluation.jsonl").end(), '\n'), 3);   // 0, 2, 4
+  const std::string evaluations = tiny.dir.read("out/evaluation.jsonl");
+  EXPECT_EQ(std::count(evaluations.begin(), evaluations.end(), '\n'), 3);   // 0, 2, 4
 }
 
 INSTANTIATE_TEST_SUITE_P(Modes, Runs, testing::Values("lora", "full"), [](const auto& info) { return std::string(info.param); });

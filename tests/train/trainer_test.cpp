@@ -86,7 +86,7 @@ TEST_F(Training, NonFiniteStopChangesNothingAndNamesTheTensor) {
   Trainer t = trainer();
   t.step();
   Parameter* poisoned = model->trainable().front();
-  poisoned->master.flatten()[0].fill_(std::nanf(""));
+  poisoned->master.fill_(std::nanf(""));
   poisoned->weight.copy_(poisoned->master);
   const Digest before = state_digest(*model);
   const std::string hash = digest_hex(t.progress().chain);
@@ -109,7 +109,7 @@ TEST_F(Training, SkipMovesTheCursorOnlyAndAtMostThreeTimes) {
   t.step();
   Parameter* poisoned = model->trainable().front();
   const at::Tensor good = poisoned->master.clone();
-  poisoned->master.flatten()[0].fill_(INFINITY);
+  poisoned->master.fill_(INFINITY);
   poisoned->weight.copy_(poisoned->master);
   const Digest before = state_digest(*model);
   for (uint64_t i = 1; i <= 3; ++i) {
