@@ -1,7 +1,6 @@
 // Generation: keys and values of all past tokens; new tokens run through all layers a row tile at a time.
-#include <fmt/format.h>
-
 #include <ATen/ops/empty.h>
+#include <fmt/format.h>
 
 #include "longlora/core/error.h"
 #include "longlora/ops/embedding.h"
@@ -10,7 +9,9 @@
 namespace longlora {
 
 struct Decoder::State {
-  struct Cache { at::Tensor k_BTKD, v_BTKD; };
+  struct Cache {
+    at::Tensor k_BTKD, v_BTKD;
+  };
   LlamaModel::State* model = nullptr;
   int64_t max_tokens = 0, length = 0;
   std::vector<Cache> layers;
@@ -21,8 +22,13 @@ struct Decoder::State {
 };
 
 LayerContext Decoder::State::context(int64_t count, const std::vector<int32_t>& positions) const {
-  LayerContext c{.rows = 1, .tokens = count, .dtype = model->dtype, .rope = &model->rope, .positions = &positions,
-                 .merge = model->merge_for(count, 0), .work = &model->work};
+  LayerContext c{.rows = 1,
+                 .tokens = count,
+                 .dtype = model->dtype,
+                 .rope = &model->rope,
+                 .positions = &positions,
+                 .merge = model->merge_for(count, 0),
+                 .work = &model->work};
   c.layout = {.kind = AttentionKind::full, .tokens = length + count, .num_plain = model->config.num_heads, .q_begin = length};
   return c;
 }
@@ -37,7 +43,7 @@ void Decoder::State::run_layer(int64_t number, const LayerContext& c, at::Tensor
   layer.project_qkv(w, c, tile, x_NC, a.qkv_NE);
   cache.k_BTKD.narrow(1, length, c.tokens).copy_(layer.key(a.qkv_NE, 1, c.tokens));
   cache.v_BTKD.narrow(1, length, c.tokens).copy_(layer.value(a.qkv_NE, 1, c.tokens));
-  at::Tensor o_BTHD = layer.query(a.qkv_NE, 1, c.tokens);                       // o over q
+  at::Tensor o_BTHD = layer.query(a.qkv_NE, 1, c.tokens);  // o over q
   s2_attention_forward(c.layout, o_BTHD, cache.k_BTKD.narrow(1, 0, length + c.tokens), cache.v_BTKD.narrow(1, 0, length + c.tokens), o_BTHD,
                        a.lse_BHT);
   at::Tensor gate_up_NG = layer.gate_up_buffer(c, tile);
@@ -66,7 +72,9 @@ Decoder::Decoder(LlamaModel& model, int64_t max_tokens) : state_(std::make_uniqu
   LlamaModel::State& m = *model.state_;
   state_->model = &m;
   state_->max_tokens = max_tokens;
-  const auto cache = [&] { return at::empty({1, max_tokens, m.config.num_kv_heads, m.config.head_dim}, at::TensorOptions().dtype(m.dtype)); };
+  const auto cache = [&] {
+    return at::empty({1, max_tokens, m.config.num_kv_heads, m.config.head_dim}, at::TensorOptions().dtype(m.dtype));
+  };
   for (int64_t l = 0; l < m.config.num_layers; ++l) state_->layers.push_back({cache(), cache()});
   m.rope.reserve(max_tokens);
 }
@@ -82,7 +90,8 @@ at::Tensor Decoder::append(std::span<const int32_t> ids) {
                  "ask for fewer tokens");
   at::Tensor hidden_NC;
   const auto tile = static_cast<size_t>(s.model->options.row_tile);
-  for (size_t begin = 0; begin < ids.size(); begin += tile) hidden_NC = s.append_tile(ids.subspan(begin, std::min(tile, ids.size() - begin)));
+  for (size_t begin = 0; begin < ids.size(); begin += tile)
+    hidden_NC = s.append_tile(ids.subspan(begin, std::min(tile, ids.size() - begin)));
   const int64_t last = hidden_NC.size(0) - 1;
   return s.model->logits_of(hidden_NC, std::span(&last, 1)).view({-1}).to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
 }

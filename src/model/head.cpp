@@ -85,7 +85,7 @@ LossSum LlamaModel::loss_backward(at::Tensor& hidden_BTC, const at::Tensor& labe
     at::Tensor x_RC = s.head_hidden.view({static_cast<int64_t>(rows.size()), s.config.hidden_size}, s.dtype);
     at::Tensor n_RC = s.head_norm.view(x_RC.sizes(), s.dtype);
     if (head.trainable) accumulate_product(head.grad, logits_RV, n_RC, 1.0, s.head_product);
-    at::mm_out(n_RC, logits_RV, head.weight);                     // d_norm over norm
+    at::mm_out(n_RC, logits_RV, head.weight);  // d_norm over norm
     at::Tensor d_norm_C = norm.grad;
     rms_norm_backward(x_RC, norm.weight, s.config.rms_norm_eps, n_RC, n_RC, d_norm_C, Accumulate::no);
     move_rows(n_RC, hidden_NC, rows, Direction::scatter);

@@ -49,7 +49,7 @@ at::Tensor uniform_values(at::IntArrayRef sizes, const PhiloxStream& stream, dou
 }  // namespace
 
 void LlamaModel::initialise_base() {
-  uint32_t ordinal = 0;                                          // of base tensors: adapters do not change the base's start
+  uint32_t ordinal = 0;  // of base tensors: adapters do not change the base's start
   for (Parameter& p : state_->parameters.list) {
     if (p.role == Role::lora) continue;
     const PhiloxStream stream{.seed = state_->options.seed, .purpose = Purpose::initialise, .row = ordinal++};

@@ -42,15 +42,15 @@ void Layer::forward(const LayerWeights& weights, const LayerContext& c, LayerAct
 
 void Layer::backward(const LayerWeights& weights, const LayerContext& c, LayerActivations& a, at::Tensor& d_NC, WantInput want) const {
   const Prepared w = prepare(weights, c);
-  restore_attention(w, c, a);                                     // same functions, same bits
+  restore_attention(w, c, a);  // same functions, same bits
   for (auto tile = c.tiles->rbegin(); tile != c.tiles->rend(); ++tile) {
     at::Tensor d_RC = rows_of(d_NC, *tile);
-    mlp_backward(w, c, *tile, a, d_RC);                           // d: of y -> of h; d_o
+    mlp_backward(w, c, *tile, a, d_RC);  // d: of y -> of h; d_o
   }
-  attention_backward(c, a);                                       // d_q over q, d_k and d_v beside
+  attention_backward(c, a);  // d_q over q, d_k and d_v beside
   for (auto tile = c.tiles->rbegin(); tile != c.tiles->rend(); ++tile) {
     at::Tensor d_RC = rows_of(d_NC, *tile);
-    qkv_backward(w, c, *tile, a, d_RC, want);                     // d: of h -> of x
+    qkv_backward(w, c, *tile, a, d_RC, want);  // d: of h -> of x
   }
 }
 
@@ -120,12 +120,12 @@ void Layer::mlp_backward(const Prepared& w, const LayerContext& c, RowTile tile,
     h_RC = tile_buffer(c.work->h, c, tile, hidden_);
     gate_up_RG = gate_up_buffer(c, tile);
     add_attention(w, c, tile, rows_of(a.x_NC, tile), o_RQ, h_RC);
-    expand(w, c, tile, h_RC, gate_up_RG);                         // norm2(h) is in n now
+    expand(w, c, tile, h_RC, gate_up_RG);  // norm2(h) is in n now
   }
   if (down.backward_needs_input()) swiglu_forward(gate_up_RG, m_RF = tile_buffer(c.work->mlp_product, c, tile, feed_forward_));
   at::Tensor d_m_RF = tile_buffer(c.work->mlp, c, tile, feed_forward_);
   linear_backward(w.down, call, m_RF, d_RC, d_m_RF);
-  swiglu_backward(gate_up_RG, d_m_RF);                            // d_gate, d_up over gate, up
+  swiglu_backward(gate_up_RG, d_m_RF);  // d_gate, d_up over gate, up
   at::Tensor d_n_RC = tile_buffer(c.work->d_norm, c, tile, hidden_), d_norm2_C = norm2.d_weight_C;
   linear_backward(w.gate_up, call, n_RC, gate_up_RG, d_n_RC);
   rms_norm_backward(h_RC, norm2.weight_C, eps_, d_n_RC, d_RC, d_norm2_C);
@@ -138,8 +138,9 @@ void Layer::attention_backward(const LayerContext& c, LayerActivations& a) const
   const int64_t rows = c.rows * c.tokens;
   const at::Tensor d_kv_NX = c.work->d_kv.view({rows, 2 * num_kv_heads_ * head_dim_}, c.dtype);
   const at::Tensor q_BTHD = query(a.qkv_NE, c.rows, c.tokens), d_o_NQ = c.work->d_o.view({rows, num_heads_ * head_dim_}, c.dtype);
-  at::Tensor d_q_BTHD = q_BTHD;                                   // d_q over q: attention finishes with q first
-  at::Tensor d_k_BTKD = heads(d_kv_NX, c.rows, c.tokens, 0, num_kv_heads_), d_v_BTKD = heads(d_kv_NX, c.rows, c.tokens, num_kv_heads_, num_kv_heads_);
+  at::Tensor d_q_BTHD = q_BTHD;  // d_q over q: attention finishes with q first
+  at::Tensor d_k_BTKD = heads(d_kv_NX, c.rows, c.tokens, 0, num_kv_heads_),
+             d_v_BTKD = heads(d_kv_NX, c.rows, c.tokens, num_kv_heads_, num_kv_heads_);
   at::Tensor delta = c.work->delta.view({attention_workspace_elements(c.rows, c.tokens, num_heads_)}, at::kFloat);
   s2_attention_backward(c.layout, q_BTHD, key(a.qkv_NE, c.rows, c.tokens), value(a.qkv_NE, c.rows, c.tokens),
                         heads(a.o_NQ, c.rows, c.tokens, 0, num_heads_), a.lse_BHT, heads(d_o_NQ, c.rows, c.tokens, 0, num_heads_), d_q_BTHD,

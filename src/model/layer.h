@@ -21,40 +21,44 @@ namespace longlora {
 
 /// Buffers that layers share: nothing in them outlives a layer.
 struct LayerWorkspace {
-  Buffer norm, d_norm, mlp, mlp_product;                 // one row tile
-  Buffer qkv, o, lse, h, gate_up;                        // what a policy did not keep; h and gate_up are one row tile
-  Buffer d_o, d_kv, delta;                               // all rows
+  Buffer norm, d_norm, mlp, mlp_product;  // one row tile
+  Buffer qkv, o, lse, h, gate_up;         // what a policy did not keep; h and gate_up are one row tile
+  Buffer d_o, d_kv, delta;                // all rows
   Buffer merged_qkv, merged_o, merged_gate_up, merged_down;
   LinearScratch linear;
 };
 
 /// What one layer keeps between forward and backward.
-struct LayerBuffers { Buffer x, qkv, o, lse, h, gate_up; };
+struct LayerBuffers {
+  Buffer x, qkv, o, lse, h, gate_up;
+};
 
 /// Views for one pass over one layer: kept buffers where the policy keeps them, workspace elsewhere.
 struct LayerActivations {
   KeepPolicy policy = KeepPolicy::checkpoint;
-  at::Tensor x_NC;                                       // input; every policy keeps it
+  at::Tensor x_NC;  // input; every policy keeps it
   at::Tensor qkv_NE, o_NQ, lse_BHT;
-  at::Tensor h_NC, gate_up_NG;                           // h: after the attention branch; undefined unless kept: made per row tile
+  at::Tensor h_NC, gate_up_NG;  // h: after the attention branch; undefined unless kept: made per row tile
 };
 
 /// What is the same for all layers of a pass, and the layer's number.
 struct LayerContext {
-  int64_t rows = 0, tokens = 0;                          // B, T
+  int64_t rows = 0, tokens = 0;  // B, T
   at::ScalarType dtype = at::kFloat;
   const std::vector<RowTile>* tiles = nullptr;
   const RopeTable* rope = nullptr;
   const std::vector<int32_t>* positions = nullptr;
-  AttentionLayout layout;                                // num_plain is this layer's
+  AttentionLayout layout;  // num_plain is this layer's
   Merge merge = Merge::no;
-  LoraDropout dropout;                                   // layer is this layer's
+  LoraDropout dropout;  // layer is this layer's
   LayerWorkspace* work = nullptr;
 };
 
 class Layer {
  public:
-  struct Norm { at::Tensor weight_C, d_weight_C; };      // compute dtype; fp32, undefined when frozen
+  struct Norm {
+    at::Tensor weight_C, d_weight_C;
+  };  // compute dtype; fp32, undefined when frozen
   Norm norm1, norm2;
   Linear qkv, o, gate_up, down;
 
@@ -71,7 +75,9 @@ class Layer {
   LayerActivations open_backward(const LayerContext&, KeepPolicy, LayerBuffers& kept) const;
 
   // Pieces that the decoder uses with its own attention. One row tile each.
-  struct Prepared { PreparedLinear qkv, o, gate_up, down; };
+  struct Prepared {
+    PreparedLinear qkv, o, gate_up, down;
+  };
   Prepared prepare(const LayerWeights&, const LayerContext&) const;
   /// qkv = RoPE(norm1(x) Wqkv')
   void project_qkv(const Prepared&, const LayerContext&, RowTile, const at::Tensor& x_RC, at::Tensor& qkv_RE) const;
@@ -80,13 +86,16 @@ class Layer {
   /// gate_up = norm2(h) Wgu'; leaves norm2(h) in the workspace
   void expand(const Prepared&, const LayerContext&, RowTile, const at::Tensor& h_RC, at::Tensor& gate_up_RG) const;
   /// y = h + (silu(gate) * up) Wd'; y may be h
-  void contract(const Prepared&, const LayerContext&, RowTile, const at::Tensor& h_RC, const at::Tensor& gate_up_RG, at::Tensor& y_RC) const;
+  void contract(const Prepared&, const LayerContext&, RowTile, const at::Tensor& h_RC, const at::Tensor& gate_up_RG,
+                at::Tensor& y_RC) const;
 
   at::Tensor gate_up_buffer(const LayerContext& c, RowTile tile) const { return tile_buffer(c.work->gate_up, c, tile, 2 * feed_forward_); }
 
   // [B, T, H or K, D] views of q | k | v
   at::Tensor query(const at::Tensor& qkv_NE, int64_t rows, int64_t tokens) const { return heads(qkv_NE, rows, tokens, 0, num_heads_); }
-  at::Tensor key(const at::Tensor& qkv_NE, int64_t rows, int64_t tokens) const { return heads(qkv_NE, rows, tokens, num_heads_, num_kv_heads_); }
+  at::Tensor key(const at::Tensor& qkv_NE, int64_t rows, int64_t tokens) const {
+    return heads(qkv_NE, rows, tokens, num_heads_, num_kv_heads_);
+  }
   at::Tensor value(const at::Tensor& qkv_NE, int64_t rows, int64_t tokens) const {
     return heads(qkv_NE, rows, tokens, num_heads_ + num_kv_heads_, num_kv_heads_);
   }

@@ -11,10 +11,10 @@ namespace longlora {
 
 /// Projections that read the same input lie side by side and are one product. Compute dtype.
 struct LayerWeights {
-  at::Tensor qkv_EC;        // rows q | k | v: [(H + 2K) D, C]
-  at::Tensor o_CE;          // [C, H D]
-  at::Tensor gate_up_GC;    // rows gate | up: [2F, C]
-  at::Tensor down_CF;       // [C, F]
+  at::Tensor qkv_EC;      // rows q | k | v: [(H + 2K) D, C]
+  at::Tensor o_CE;        // [C, H D]
+  at::Tensor gate_up_GC;  // rows gate | up: [2F, C]
+  at::Tensor down_CF;     // [C, F]
 };
 
 class LayerStore {

@@ -23,8 +23,13 @@ SavedActivations::SavedActivations() : layers(std::make_unique<Layers>()) {}
 SavedActivations::~SavedActivations() = default;
 
 LlamaModel::State::State(const ModelConfig& c, RopeTable table, const ModelOptions& o)
-    : config(c), options(o), parameters(config, options), store(std::make_unique<ResidentStore>(parameters.weights)), rope(std::move(table)),
-      policies(static_cast<size_t>(c.num_layers), KeepPolicy::save_all), dtype(o.compute == ComputeType::bf16 ? at::kBFloat16 : at::kFloat) {}
+    : config(c),
+      options(o),
+      parameters(config, options),
+      store(std::make_unique<ResidentStore>(parameters.weights)),
+      rope(std::move(table)),
+      policies(static_cast<size_t>(c.num_layers), KeepPolicy::save_all),
+      dtype(o.compute == ComputeType::bf16 ? at::kBFloat16 : at::kFloat) {}
 
 LlamaModel::LlamaModel(const ModelConfig& config, const RopeScaling& rope, int64_t rope_max_position, int64_t rope_sequence_length,
                        const ModelOptions& options)
@@ -43,7 +48,9 @@ void LlamaModel::visit(const std::function<void(Parameter&)>& f) {
 
 std::vector<Parameter*> LlamaModel::trainable() {
   std::vector<Parameter*> result;
-  visit([&](Parameter& p) { if (p.trainable) result.push_back(&p); });
+  visit([&](Parameter& p) {
+    if (p.trainable) result.push_back(&p);
+  });
   return result;
 }
 
@@ -65,7 +72,13 @@ void LlamaModel::State::open(const ModelInput& input, Dropout dropout, Pass& pas
 
   LayerContext& c = pass.context;
   const double drop = dropout == Dropout::on && options.tuning.mode == TuningMode::lora ? options.tuning.lora.drop_probability : 0.0;
-  c = {.rows = pass.rows, .tokens = pass.tokens, .dtype = dtype, .tiles = &pass.tiles, .rope = &rope, .positions = &pass.positions, .work = &work};
+  c = {.rows = pass.rows,
+       .tokens = pass.tokens,
+       .dtype = dtype,
+       .tiles = &pass.tiles,
+       .rope = &rope,
+       .positions = &pass.positions,
+       .work = &work};
   c.layout = {.kind = attention.kind, .tokens = pass.tokens, .group = attention.group, .document_starts = input.document_starts};
   c.merge = merge_for(pass.rows * pass.tokens, drop);
   c.dropout = {.drop_probability = drop, .seed = options.seed, .step = input.step, .tokens = pass.tokens, .global_rows = input.global_rows};
@@ -137,7 +150,7 @@ at::Tensor LlamaModel::State::run_without_gradients(const Pass& pass) {
     const Layer& layer = parameters.layers[static_cast<size_t>(l)];
     LayerActivations a = layer.open_forward(c, KeepPolicy::checkpoint, nothing, x_NC);
     store->prefetch(l + 1);
-    layer.forward(store->acquire(l), c, a, x_NC);              // in place
+    layer.forward(store->acquire(l), c, a, x_NC);  // in place
     store->release(l);
   }
   return x_NC;

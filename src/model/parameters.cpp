@@ -15,7 +15,7 @@ namespace {
 
 /// One fp32 master, gradient and compute copy, cut into rows for the parameters that share it.
 struct Block {
-  at::Tensor weight, master, grad;            // master and grad undefined when frozen
+  at::Tensor weight, master, grad;  // master and grad undefined when frozen
 
   Block() = default;
   Block(at::IntArrayRef sizes, at::ScalarType compute, bool trainable) {
@@ -34,11 +34,16 @@ struct Block {
 };
 
 enum Group : size_t { kQkv, kO, kGateUp, kDown, kGroups };
-struct Projection { std::string_view module; LoraTarget target; Group group; };
+struct Projection {
+  std::string_view module;
+  LoraTarget target;
+  Group group;
+};
 constexpr Projection kProjections[] = {
-    {"self_attn.q_proj", LoraTarget::q_proj, kQkv},   {"self_attn.k_proj", LoraTarget::k_proj, kQkv}, {"self_attn.v_proj", LoraTarget::v_proj, kQkv},
-    {"self_attn.o_proj", LoraTarget::o_proj, kO},     {"mlp.gate_proj", LoraTarget::gate_proj, kGateUp},
-    {"mlp.up_proj", LoraTarget::up_proj, kGateUp},    {"mlp.down_proj", LoraTarget::down_proj, kDown},
+    {"self_attn.q_proj", LoraTarget::q_proj, kQkv},    {"self_attn.k_proj", LoraTarget::k_proj, kQkv},
+    {"self_attn.v_proj", LoraTarget::v_proj, kQkv},    {"self_attn.o_proj", LoraTarget::o_proj, kO},
+    {"mlp.gate_proj", LoraTarget::gate_proj, kGateUp}, {"mlp.up_proj", LoraTarget::up_proj, kGateUp},
+    {"mlp.down_proj", LoraTarget::down_proj, kDown},
 };
 
 const Projection& projection_of(std::string_view name) {
@@ -51,11 +56,16 @@ bool is_trainable(Role role, const TrainConfig::Tuning& t) {
   if (t.mode == TuningMode::full) return true;
   if (t.mode == TuningMode::none) return false;
   switch (role) {
-    case Role::norm: return t.train_norms;
-    case Role::embedding: return t.train_embeddings;
-    case Role::head: return t.train_head.value_or(false);
-    case Role::lora: return true;
-    case Role::projection: return false;
+    case Role::norm:
+      return t.train_norms;
+    case Role::embedding:
+      return t.train_embeddings;
+    case Role::head:
+      return t.train_head.value_or(false);
+    case Role::lora:
+      return true;
+    case Role::projection:
+      return false;
   }
   return false;
 }
@@ -70,8 +80,10 @@ class Builder {
   void run() {
     for (const TensorSpec& spec : tensor_table(config_)) {
       if (spec.layer >= static_cast<int64_t>(set_.layers.size())) open_layer();
-      if (spec.role == Role::projection) add_projection(spec);
-      else add_single(spec);
+      if (spec.role == Role::projection)
+        add_projection(spec);
+      else
+        add_single(spec);
     }
     if (set_.head == nullptr) set_.head = set_.embedding;
   }
@@ -108,8 +120,13 @@ class Builder {
   }
 
   Parameter& add(std::string name, Role role, int64_t layer, const Block& block) {
-    return set_.list.emplace_back(Parameter{.name = std::move(name), .role = role, .layer = layer, .trainable = block.grad.defined(),
-                                            .weight = block.weight, .master = block.master, .grad = block.grad});
+    return set_.list.emplace_back(Parameter{.name = std::move(name),
+                                            .role = role,
+                                            .layer = layer,
+                                            .trainable = block.grad.defined(),
+                                            .weight = block.weight,
+                                            .master = block.master,
+                                            .grad = block.grad});
   }
 
   void add_projection(const TensorSpec& spec) {
@@ -140,14 +157,14 @@ class Builder {
       return;
     }
     Layer& layer = set_.layers.back();
-    (layer.norm1.weight_C.defined() ? layer.norm2 : layer.norm1) = {p.weight, p.grad};       // table order: input norm first
+    (layer.norm1.weight_C.defined() ? layer.norm2 : layer.norm1) = {p.weight, p.grad};  // table order: input norm first
   }
 
   const ModelConfig& config_;
   const ModelOptions& options_;
   ParameterSet& set_;
   at::ScalarType compute_;
-  std::array<Block, kGroups> weights_, adapters_;            // of the open layer
+  std::array<Block, kGroups> weights_, adapters_;  // of the open layer
   std::array<int64_t, kGroups> next_row_{};
 };
 

@@ -18,12 +18,12 @@ namespace longlora {
 struct ParameterSet {
   ParameterSet(const ModelConfig&, const ModelOptions&);
 
-  std::deque<Parameter> list;                 // stable addresses
+  std::deque<Parameter> list;  // stable addresses
   Parameter* embedding = nullptr;
   Parameter* final_norm = nullptr;
-  Parameter* head = nullptr;                  // the embedding when tied
+  Parameter* head = nullptr;  // the embedding when tied
   std::vector<Layer> layers;
-  std::vector<LayerWeights> weights;          // for the resident store
+  std::vector<LayerWeights> weights;  // for the resident store
 };
 
 }  // namespace longlora

@@ -17,7 +17,7 @@ namespace longlora {
 
 struct SavedActivations::Layers {
   std::vector<LayerBuffers> layers;
-  Buffer hidden;                              // output of the last layer, then its gradient, in place down to the embedding
+  Buffer hidden;  // output of the last layer, then its gradient, in place down to the embedding
 };
 
 /// One micro-batch, checked: what every layer's context is made from.
@@ -26,7 +26,7 @@ struct Pass {
   std::span<const int32_t> ids;
   std::vector<int32_t> positions;
   std::vector<RowTile> tiles;
-  LayerContext context;                       // of layer 0
+  LayerContext context;  // of layer 0
 };
 
 struct LlamaModel::State {
@@ -40,7 +40,7 @@ struct LlamaModel::State {
   AttentionSettings attention;
   std::vector<KeepPolicy> policies;
   LayerWorkspace work;
-  Buffer stream;                              // hidden state of passes that keep nothing
+  Buffer stream;  // hidden state of passes that keep nothing
   Buffer head_hidden, head_norm, head_logits, head_product;
   at::ScalarType dtype;
 

@@ -8,7 +8,7 @@ namespace longlora {
 at::Tensor Buffer::view(at::IntArrayRef sizes, at::ScalarType type) {
   const int64_t bytes = c10::multiply_integers(sizes) * static_cast<int64_t>(c10::elementSize(type));
   if (bytes > this->bytes()) {
-    flat_ = at::Tensor();                                     // free before allocating: the two never coexist
+    flat_ = at::Tensor();  // free before allocating: the two never coexist
     flat_ = at::empty({bytes}, at::TensorOptions().dtype(at::kByte));
   }
   return flat_.narrow(0, 0, bytes).view(type).view(sizes);

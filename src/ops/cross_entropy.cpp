@@ -14,8 +14,10 @@ template <class T>
 float row_maximum(const T* x, int64_t width) {
   F8 m = broadcast(-INFINITY);
   for_lanes(width, [&](int64_t i, auto lanes) {
-    if constexpr (std::is_same_v<decltype(lanes), Whole>) m = max(m, load(x + i));
-    else for (int64_t j = 0; j < lanes.count; ++j) m[0] = std::max(m[0], static_cast<float>(x[i + j]));    // its zero lanes are no logits
+    if constexpr (std::is_same_v<decltype(lanes), Whole>)
+      m = max(m, load(x + i));
+    else
+      for (int64_t j = 0; j < lanes.count; ++j) m[0] = std::max(m[0], static_cast<float>(x[i + j]));  // its zero lanes are no logits
   });
   return max_of(m);
 }
@@ -38,8 +40,9 @@ double exponential_sum(const T* x, float maximum, int64_t width) {
 }
 
 void check_label(int32_t label, int64_t vocabulary) {
-  LONGLORA_CHECK(label >= 0 && label < vocabulary, data, "label " + std::to_string(label) + ", expected 0 to " + std::to_string(vocabulary - 1),
-                 "labels", "tokenise the data with this model's tokenizer");
+  LONGLORA_CHECK(label >= 0 && label < vocabulary, data,
+                 "label " + std::to_string(label) + ", expected 0 to " + std::to_string(vocabulary - 1), "labels",
+                 "tokenise the data with this model's tokenizer");
 }
 
 enum class Gradient { no, yes };

@@ -25,7 +25,7 @@ void embedding_forward(const at::Tensor& weight_VC, std::span<const int32_t> ids
 }
 
 void embedding_backward(std::span<const int32_t> ids, const at::Tensor& d_x_NC, at::Tensor& d_weight_VC) {
-  constexpr int64_t kColumns = 64;       // a thread's share is a multiple of whole cache lines
+  constexpr int64_t kColumns = 64;  // a thread's share is a multiple of whole cache lines
   const int64_t width = d_x_NC.size(1), num_slices = (width + kColumns - 1) / kColumns;
   float* d_weight = d_weight_VC.data_ptr<float>();
   with_element_type(d_x_NC, [&]<class T>(T) {
@@ -35,7 +35,8 @@ void embedding_backward(std::span<const int32_t> ids, const at::Tensor& d_x_NC, 
       for (size_t n = 0; n < ids.size(); ++n) {
         const T* from = d_x + static_cast<int64_t>(n) * d_x_NC.stride(0) + begin;
         float* to = d_weight + ids[n] * d_weight_VC.stride(0) + begin;
-        vec::for_lanes(end - begin, [&](int64_t i, auto lanes) { vec::store(to + i, vec::load(to + i, lanes) + vec::load(from + i, lanes), lanes); });
+        vec::for_lanes(end - begin,
+                       [&](int64_t i, auto lanes) { vec::store(to + i, vec::load(to + i, lanes) + vec::load(from + i, lanes), lanes); });
       }
     });
   });

@@ -20,7 +20,7 @@ void product(at::Tensor& out, const at::Tensor& left, const at::Tensor& right, A
   if (accumulate == Accumulate::no && scale == 1.0) {
     at::mm_out(out, left, right);
   } else {
-    at::addmm_out(out, out, left, right, accumulate == Accumulate::yes ? 1.0 : 0.0, scale);   // beta 0: `out` is not read
+    at::addmm_out(out, out, left, right, accumulate == Accumulate::yes ? 1.0 : 0.0, scale);  // beta 0: `out` is not read
   }
 }
 
@@ -123,7 +123,7 @@ void apply_dropout(const LoraDropout& dropout, uint8_t site, int64_t first_row, 
                    Accumulate accumulate) {
   const int64_t rows = x_NI.size(0), width = x_NI.size(1);
   LONGLORA_INVARIANT(dropout.tokens > 0 && (first_row + rows - 1) / dropout.tokens < static_cast<int64_t>(dropout.global_rows.size()));
-  LONGLORA_INVARIANT(dropout.tokens <= (int64_t{1} << 34) / width);       // the element's block number has 32 bits
+  LONGLORA_INVARIANT(dropout.tokens <= (int64_t{1} << 34) / width);  // the element's block number has 32 bits
   const float keep_scale = static_cast<float>(1.0 / (1.0 - dropout.drop_probability));
   with_element_type(x_NI, [&]<class T>(T) {
     at::parallel_for(0, rows, row_grain(8 * width), [&](int64_t begin, int64_t end) {
@@ -153,7 +153,8 @@ PreparedLinear prepare(const Linear& linear, const at::Tensor& weight_OI, Merge 
   return {&linear, merged_OI, true};
 }
 
-void linear_forward(const PreparedLinear& prepared, const LinearCall& call, const at::Tensor& x_NI, at::Tensor& y_NO, Accumulate accumulate) {
+void linear_forward(const PreparedLinear& prepared, const LinearCall& call, const at::Tensor& x_NI, at::Tensor& y_NO,
+                    Accumulate accumulate) {
   product(y_NO, x_NI, prepared.weight_OI.t(), accumulate);
   const Linear& linear = *prepared.linear;
   if (!linear.has_lora() || prepared.merged) return;

@@ -12,7 +12,7 @@ namespace {
 
 using namespace vec;
 
-constexpr int64_t kRowsPerBlock = 64;    // fixed: the order of the weight gradient's sum depends on it
+constexpr int64_t kRowsPerBlock = 64;  // fixed: the order of the weight gradient's sum depends on it
 
 template <class T>
 float reciprocal_rms(const T* x, int64_t width, double eps) {
@@ -80,10 +80,10 @@ void rms_norm_backward(const at::Tensor& x_NC, const at::Tensor& weight_C, doubl
                        at::Tensor& d_weight_C, Accumulate accumulate) {
   const int64_t rows = x_NC.size(0), width = x_NC.size(1);
   const int64_t num_blocks = (rows + kRowsPerBlock - 1) / kRowsPerBlock;
-  static thread_local std::vector<float> partial;      // kept: no allocation in later calls
+  static thread_local std::vector<float> partial;  // kept: no allocation in later calls
   const bool trainable = d_weight_C.defined();
   if (trainable) partial.assign(static_cast<size_t>(num_blocks * width), 0.0f);
-  float* const sums = partial.data();                  // a thread_local named in the lambda would be another thread's
+  float* const sums = partial.data();  // a thread_local named in the lambda would be another thread's
   with_element_type(x_NC, [&]<class T>(T) {
     const T *x = x_NC.const_data_ptr<T>(), *weight = weight_C.const_data_ptr<T>(), *d_y = d_y_NC.const_data_ptr<T>();
     T* d_x = d_x_NC.data_ptr<T>();

@@ -20,8 +20,8 @@ void rotate(const T* x, T* y, const float* cosines, const float* sines, float si
   });
 }
 
-void rotate_all(const RopeTable& table, const std::vector<int32_t>& positions, int64_t first_row, const at::Tensor& x_NHD, at::Tensor& y_NHD,
-                float sine_sign) {
+void rotate_all(const RopeTable& table, const std::vector<int32_t>& positions, int64_t first_row, const at::Tensor& x_NHD,
+                at::Tensor& y_NHD, float sine_sign) {
   const int64_t rows = x_NHD.size(0), heads = x_NHD.size(1), half = table.half();
   LONGLORA_INVARIANT(x_NHD.size(2) == 2 * half && first_row + rows <= static_cast<int64_t>(positions.size()));
   with_element_type(x_NHD, [&]<class T>(T) {
@@ -51,7 +51,7 @@ void RopeTable::reserve(int64_t count) {
     for (int64_t position = begin; position < end; ++position) {
       float* out = values_.data() + position * 2 * half();
       for (int64_t i = 0; i < half(); ++i) {
-        const float angle = static_cast<float>(position) * frequencies_[static_cast<size_t>(i)];    // fp32 product, as transformers does
+        const float angle = static_cast<float>(position) * frequencies_[static_cast<size_t>(i)];  // fp32 product, as transformers does
         out[i] = static_cast<float>(std::cos(static_cast<double>(angle)) * attention_factor_);
         out[half() + i] = static_cast<float>(std::sin(static_cast<double>(angle)) * attention_factor_);
       }

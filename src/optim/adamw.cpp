@@ -15,9 +15,9 @@ using namespace vec;
 
 /// Everything about one update of one parameter that is the same for all elements.
 struct Update {
-  float clip, beta1, beta2, keep;          // keep: 1 - rate * decay
-  float step_size;                         // rate / (1 - beta1^t)
-  float root_correction, eps;              // 1 / sqrt(1 - beta2^t)
+  float clip, beta1, beta2, keep;  // keep: 1 - rate * decay
+  float step_size;                 // rate / (1 - beta1^t)
+  float root_correction, eps;      // 1 / sqrt(1 - beta2^t)
 };
 
 /// The compute copy, where it is not the master itself.
@@ -85,8 +85,10 @@ void AdamW::step(int64_t applied_step, double rate_factor, double clip) {
   LONGLORA_INVARIANT(applied_step >= 1);
   for (Parameter* p : parameters_) {
     const Update u = update_of(*p, options_, applied_step, rate_factor, clip);
-    if (p->weight.scalar_type() == at::kBFloat16) update_all(u, *p, Bf16Copy{p->weight.data_ptr<c10::BFloat16>()});
-    else update_all(u, *p, NoCopy{});
+    if (p->weight.scalar_type() == at::kBFloat16)
+      update_all(u, *p, Bf16Copy{p->weight.data_ptr<c10::BFloat16>()});
+    else
+      update_all(u, *p, NoCopy{});
   }
 }
 

@@ -8,7 +8,7 @@
 namespace longlora {
 namespace {
 
-constexpr int64_t kBlock = 16384;        // elements; part of the definition of the norm
+constexpr int64_t kBlock = 16384;  // elements; part of the definition of the norm
 
 /// Four interleaved fp64 sums, added in fixed order.
 double square_sum(const float* g, int64_t count) {
@@ -34,7 +34,7 @@ double tree_sum(std::vector<double> nodes) {
 }  // namespace
 
 double gradient_norm(const std::vector<Parameter*>& parameters) {
-  std::vector<double> blocks;            // every parameter starts a new block
+  std::vector<double> blocks;  // every parameter starts a new block
   for (const Parameter* p : parameters) {
     const float* g = p->grad.const_data_ptr<float>();
     const int64_t count = p->grad.numel(), num_blocks = (count + kBlock - 1) / kBlock;

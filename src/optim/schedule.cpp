@@ -17,9 +17,12 @@ double decay_progress(int64_t warmup, int64_t step, int64_t total_steps) {
 
 double decayed(ScheduleKind kind, double floor, double progress) {
   switch (kind) {
-    case ScheduleKind::constant_with_warmup: return 1.0;
-    case ScheduleKind::linear: return floor + (1.0 - floor) * (1.0 - progress);
-    case ScheduleKind::cosine: return progress >= 1.0 ? floor : floor + (1.0 - floor) * 0.5 * (1.0 + std::cos(std::numbers::pi * progress));
+    case ScheduleKind::constant_with_warmup:
+      return 1.0;
+    case ScheduleKind::linear:
+      return floor + (1.0 - floor) * (1.0 - progress);
+    case ScheduleKind::cosine:
+      return progress >= 1.0 ? floor : floor + (1.0 - floor) * 0.5 * (1.0 + std::cos(std::numbers::pi * progress));
   }
   return 1.0;
 }

@@ -42,7 +42,9 @@ def use_attention(model, kind, group):
 
 
 def run(model, ids, labels):
-    """ids, labels [B, T]; labels[t] is the target AT position t, -100 ignored. Returns (nll sum, logits, {parameter: gradient of the mean})."""
+    """ids, labels [B, T]; labels[t] is the target AT position t, -100 ignored.
+
+    Returns (nll sum, logits, {parameter: gradient of the mean})."""
     logits = model(input_ids=ids).logits
     keep = labels != -100
     log_p = torch.log_softmax(logits.float(), -1)

@@ -36,15 +36,16 @@ def grid():
     cells = itertools.product([(8, 8), (8, 2), (9, 3), (5, 5)], [64, 80], [False, True], ["linear", "llama3"], ["full", "s2"])
     for index, (heads, size, tied, rope, attention) in enumerate(cells):
         tuning = "full" if bin(index).count("1") % 2 else "lora"           # both with every pair of the other factors
-        yield dict(index=index, heads=heads[0], kv_heads=heads[1], head_dim=size, tied=tied, rope=rope, attention=attention, tuning=tuning,
-                   tokens=(37, 53, 97, 131)[index // 2 % 4], group=(16, 26, 40, 64)[index % 4], rank=(4, 3)[index % 2], alpha=6.0,
-                   targets=list(range(7 if index % 3 else 4)), train_head=not tied, row_tile=(4096, 32)[index // 3 % 2])
+        yield dict(index=index, heads=heads[0], kv_heads=heads[1], head_dim=size, tied=tied, rope=rope, attention=attention,
+                   tuning=tuning, tokens=(37, 53, 97, 131)[index // 2 % 4], group=(16, 26, 40, 64)[index % 4], rank=(4, 3)[index % 2],
+                   alpha=6.0, targets=list(range(7 if index % 3 else 4)), train_head=not tied, row_tile=(4096, 32)[index // 3 % 2])
 
 
 def build(case):
     torch.manual_seed(case["index"])
-    config = LlamaConfig(vocab_size=160, hidden_size=16 * case["heads"], intermediate_size=104, num_hidden_layers=2, num_attention_heads=case["heads"],
-                         num_key_value_heads=case["kv_heads"], head_dim=case["head_dim"], max_position_embeddings=256, rms_norm_eps=1e-5,
+    config = LlamaConfig(vocab_size=160, hidden_size=16 * case["heads"], intermediate_size=104, num_hidden_layers=2,
+                         num_attention_heads=case["heads"], num_key_value_heads=case["kv_heads"], head_dim=case["head_dim"],
+                         max_position_embeddings=256, rms_norm_eps=1e-5,
                          tie_word_embeddings=case["tied"], initializer_range=0.1, rope_parameters=dict(ROPE[case["rope"]]))
     model = LlamaForCausalLM(config).float().eval()
     with torch.no_grad():
@@ -131,7 +132,7 @@ def main():
             for problem in problems:
                 print(f"{json.dumps(case)}: {problem}")
             failures += bool(problems)
-        print(f"{len(runs)} models, {gradients} gradients: largest logit error {worst_logit:.1e}, largest gradient error {worst_gradient:.1e}")
+        print(f"{len(runs)} models, {gradients} gradients: largest error of logits {worst_logit:.1e}, of gradients {worst_gradient:.1e}")
         return 1 if failures or len(runs) != 64 else 0
 
 

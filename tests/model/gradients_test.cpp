@@ -18,7 +18,8 @@ struct Case {
 };
 
 std::vector<Case> cases() {
-  const AttentionSettings full{}, s2{AttentionKind::s2, AttentionPattern::cross_heads, 8}, layers{AttentionKind::s2, AttentionPattern::cross_layers, 6};
+  const AttentionSettings full{}, s2{AttentionKind::s2, AttentionPattern::cross_heads, 8},
+      layers{AttentionKind::s2, AttentionPattern::cross_layers, 6};
   TrainConfig::Tuning rslora = lora_tuning({LoraTarget::v_proj, LoraTarget::up_proj});
   rslora.lora.rslora = true;
   TrainConfig::Tuning with_head = lora_tuning();
@@ -68,12 +69,17 @@ void check(const Case& c, ModelOptions options) {
   for (int64_t row = 0; row < c.rows; ++row) batch.input.global_rows.push_back(static_cast<uint32_t>(40 + row));
   Reference reference{config, c.tuning, c.attention, c.document_starts, {}};
   const double p_drop = c.tuning.lora.drop_probability;
-  if (p_drop > 0) reference.dropout = [&](LoraTarget target, int64_t layer, int64_t row, int64_t element) {
-    const PhiloxStream stream{.seed = options.seed, .purpose = Purpose::lora_dropout, .site = static_cast<uint8_t>(target),
-                              .layer = static_cast<uint16_t>(layer), .step = 3, .row = static_cast<uint32_t>(40 + row)};
-    const uint32_t word = stream.words(static_cast<uint32_t>(element / 4))[static_cast<size_t>(element % 4)];
-    return uniform_from(word) < static_cast<float>(p_drop) ? 0.0 : 1.0 / (1.0 - p_drop);
-  };
+  if (p_drop > 0)
+    reference.dropout = [&](LoraTarget target, int64_t layer, int64_t row, int64_t element) {
+      const PhiloxStream stream{.seed = options.seed,
+                                .purpose = Purpose::lora_dropout,
+                                .site = static_cast<uint8_t>(target),
+                                .layer = static_cast<uint16_t>(layer),
+                                .step = 3,
+                                .row = static_cast<uint32_t>(40 + row)};
+      const uint32_t word = stream.words(static_cast<uint32_t>(element / 4))[static_cast<size_t>(element % 4)];
+      return uniform_from(word) < static_cast<float>(p_drop) ? 0.0 : 1.0 / (1.0 - p_drop);
+    };
   SavedActivations saved;
   const LossSum loss = accumulate_gradients(*model, batch.input, saved);
   const double expected = reference.loss_sum(values_of(*model), batch.ids, batch.labels, c.rows);
@@ -81,7 +87,9 @@ void check(const Case& c, ModelOptions options) {
   EXPECT_NEAR(loss.nll_sum / expected, 1.0, near(DType::f32, 100)) << c.name;
   expect_gradients(*model, reference, batch, c.rows, c.name);
   if (p_drop == 0) {
-    EXPECT_LT(relative_error(doubles(model->logits(batch.input)), reference.logits(values_of(*model), batch.ids, c.rows)), model_gradient_error()) << c.name;
+    EXPECT_LT(relative_error(doubles(model->logits(batch.input)), reference.logits(values_of(*model), batch.ids, c.rows)),
+              model_gradient_error())
+        << c.name;
   }
 }
 
@@ -106,7 +114,7 @@ TEST(Gradients, Bf16FollowsTheReferenceLoosely) {
     double losses[2] = {0, 0};
     for (const int i : {0, 1}) {
       auto model = make_model(config, {.compute = i == 0 ? ComputeType::fp32 : ComputeType::bf16, .tuning = c.tuning, .row_tile = 16});
-      model->visit([](Parameter& p) {                            // sharp attention would magnify the rounding of q and k
+      model->visit([](Parameter& p) {  // sharp attention would magnify the rounding of q and k
         if (p.role != Role::lora && p.role != Role::projection) return;
         p.weight.mul_(0.5);
         if (p.master.defined()) p.master.copy_(p.weight);

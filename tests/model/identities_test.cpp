@@ -37,14 +37,23 @@ bool all_same_bits(const std::vector<at::Tensor>& a, const std::vector<at::Tenso
 
 TEST(Policies, KeepDifferentThingsAndComputeTheSameBits) {
   using enum KeepPolicy;
-  const std::vector<KeepPolicy> mixes[] = {{save_all, save_all, save_all}, {save_attention, save_attention, save_attention},
-                                           {checkpoint, checkpoint, checkpoint}, {checkpoint, save_attention, save_all}};
-  struct Setting { TrainConfig::Tuning tuning; AttentionSettings attention; int64_t row_tile; ComputeType compute; };
+  const std::vector<KeepPolicy> mixes[] = {{save_all, save_all, save_all},
+                                           {save_attention, save_attention, save_attention},
+                                           {checkpoint, checkpoint, checkpoint},
+                                           {checkpoint, save_attention, save_all}};
+  struct Setting {
+    TrainConfig::Tuning tuning;
+    AttentionSettings attention;
+    int64_t row_tile;
+    ComputeType compute;
+  };
   TrainConfig::Tuning dropped = lora_tuning(all_targets());
   dropped.lora.drop_probability = 0.2;
   const AttentionSettings s2{AttentionKind::s2, AttentionPattern::cross_heads, 16};
-  const Setting settings[] = {{lora_tuning(), s2, 16, ComputeType::fp32},          {lora_tuning(all_targets()), {}, 4096, ComputeType::fp32},
-                              {full_tuning(), s2, 7, ComputeType::fp32},           {dropped, s2, 16, ComputeType::fp32},
+  const Setting settings[] = {{lora_tuning(), s2, 16, ComputeType::fp32},
+                              {lora_tuning(all_targets()), {}, 4096, ComputeType::fp32},
+                              {full_tuning(), s2, 7, ComputeType::fp32},
+                              {dropped, s2, 16, ComputeType::fp32},
                               {lora_tuning(), s2, 16, ComputeType::bf16}};
   for (const Setting& setting : settings) {
     const ModelConfig config = tiny_config({.layers = 3});
@@ -117,11 +126,14 @@ TEST(Attention, GroupOfTwiceTheLengthEqualsFullBitForBit) {
 }
 
 TEST(Lora, ZeroBEqualsTheBaseBitForBit) {
-  for (const int64_t tokens : {20, 150}) {                       // skinny products, merged weights
+  for (const int64_t tokens : {20, 150}) {  // skinny products, merged weights
     const ModelConfig config = tiny_config({});
     const TinyBatch batch(1, tokens, config.vocab_size);
-    auto base = make_model(config, {.tuning = {.mode = TuningMode::none}}), adapted = make_model(config, {.tuning = lora_tuning(all_targets())});
-    adapted->visit([](Parameter& p) { if (p.name.ends_with("lora_B.weight")) p.weight.zero_(); });
+    auto base = make_model(config, {.tuning = {.mode = TuningMode::none}}),
+         adapted = make_model(config, {.tuning = lora_tuning(all_targets())});
+    adapted->visit([](Parameter& p) {
+      if (p.name.ends_with("lora_B.weight")) p.weight.zero_();
+    });
     EXPECT_TRUE(same_bits(base->logits(batch.input), adapted->logits(batch.input)));
     EXPECT_TRUE(base->trainable().empty());
   }
@@ -130,7 +142,7 @@ TEST(Lora, ZeroBEqualsTheBaseBitForBit) {
 TEST(Documents, PackedEqualsSeparate) {
   const ModelConfig config = tiny_config({});
   TinyBatch packed(1, 30, config.vocab_size);
-  packed.labels[11] = kIgnoredLabel;                             // the last token of the first document predicts nothing
+  packed.labels[11] = kIgnoredLabel;  // the last token of the first document predicts nothing
   packed.refresh(1);
   packed.input.document_starts = {{0, 12}};
   for (const AttentionSettings& s : {AttentionSettings{}, AttentionSettings{AttentionKind::s2, AttentionPattern::cross_heads, 8}}) {
@@ -177,7 +189,9 @@ TEST(NoLeak, ATokenThatIsNotVisibleChangesNoBit) {
   std::mt19937 generator(17);
   int64_t untouched = 0, changed = 0;
   for (int round = 0; round < 40; ++round) {
-    const auto pick = [&](int64_t low, int64_t high) { return low + static_cast<int64_t>(generator() % static_cast<uint32_t>(high - low + 1)); };
+    const auto pick = [&](int64_t low, int64_t high) {
+      return low + static_cast<int64_t>(generator() % static_cast<uint32_t>(high - low + 1));
+    };
     const int64_t ratio = pick(1, 3), kv_heads = pick(1, 3), tokens = pick(2, 160);
     const ModelConfig config = tiny_config({.heads = ratio * kv_heads, .kv_heads = kv_heads, .layers = pick(1, 2)});
     Reference reference{config, {}, {AttentionKind::s2, static_cast<AttentionPattern>(pick(0, 3)), 2 * pick(1, tokens)}, {}, {}};
@@ -194,7 +208,8 @@ TEST(NoLeak, ATokenThatIsNotVisibleChangesNoBit) {
     for (int64_t t = 0; t < tokens; ++t) {
       const bool same = same_bits(before[t], after[t]);
       if (!reach[static_cast<size_t>(t)][static_cast<size_t>(u)]) {
-        ASSERT_TRUE(same) << "round " << round << " T " << tokens << " g " << reference.attention.group << " token " << u << " leaks into " << t;
+        ASSERT_TRUE(same) << "round " << round << " T " << tokens << " g " << reference.attention.group << " token " << u << " leaks into "
+                          << t;
         ++untouched;
       } else {
         changed += same ? 0 : 1;

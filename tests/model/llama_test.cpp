@@ -1,5 +1,7 @@
 // The model as a whole: parameters and their order, random starts, evaluation, generation, row tiles.
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
+#include <c10/core/CPUAllocator.h>
 #include <gtest/gtest.h>
 
 #include "model/row_tiles.h"
@@ -24,7 +26,7 @@ std::vector<std::pair<int64_t, int64_t>> tiles_of(int64_t rows, int64_t tokens, 
 
 TEST(RowTiles, FollowRowsAndHalfGroups) {
   using P = std::vector<std::pair<int64_t, int64_t>>;
-  EXPECT_EQ(tiles_of(3, 5, AttentionKind::full, 0, 16), (P{{0, 15}}));                         // whole rows together
+  EXPECT_EQ(tiles_of(3, 5, AttentionKind::full, 0, 16), (P{{0, 15}}));  // whole rows together
   EXPECT_EQ(tiles_of(3, 9, AttentionKind::s2, 4, 16), (P{{0, 9}, {9, 18}, {18, 27}}));
   EXPECT_EQ(tiles_of(2, 20, AttentionKind::full, 0, 16), (P{{0, 16}, {16, 20}, {20, 36}, {36, 40}}));
   EXPECT_EQ(tiles_of(1, 50, AttentionKind::s2, 40, 16), (P{{0, 16}, {16, 20}, {20, 36}, {36, 40}, {40, 50}}));
@@ -39,8 +41,10 @@ TEST(Parameters, StandInTableOrderWithAdaptersAfterTheirProjection) {
     std::vector<std::string> base, adapters;
     std::string previous;
     model->visit([&](Parameter& p) {
-      if (p.role == Role::lora) adapters.push_back(p.name);
-      else base.push_back(p.name);
+      if (p.role == Role::lora)
+        adapters.push_back(p.name);
+      else
+        base.push_back(p.name);
       if (p.name.ends_with("lora_A.weight")) EXPECT_EQ(previous, p.name.substr(0, p.name.size() - 13) + "weight");
       previous = p.name;
       EXPECT_TRUE(p.weight.is_contiguous()) << p.name;
@@ -110,7 +114,8 @@ TEST(Evaluation, LogitsAtPositionsAreRowsOfAllLogits) {
   const at::Tensor some = model->logits(batch.input, positions);
   EXPECT_EQ(some.sizes(), (std::vector<int64_t>{2, 2, config.vocab_size}));
   for (const int64_t row : {0, 1})
-    for (const size_t i : {0, 1}) EXPECT_LT(relative_error(doubles(some[row][static_cast<int64_t>(i)]), doubles(all[row][positions[i]])), near(DType::f32, 24));
+    for (const size_t i : {0, 1})
+      EXPECT_LT(relative_error(doubles(some[row][static_cast<int64_t>(i)]), doubles(all[row][positions[i]])), near(DType::f32, 24));
 }
 
 TEST(Decoder, AppendsTokensAsIfTheyHadComeAtOnce) {
@@ -129,13 +134,51 @@ TEST(Decoder, AppendsTokensAsIfTheyHadComeAtOnce) {
   EXPECT_EQ(error_of([&] { decoder.append(std::span(batch.ids).first(1)); }), "41 tokens, room for 40 (generation); ask for fewer tokens");
 }
 
-TEST(Training, SecondStepReusesEveryBuffer) {
+/// Counts allocations of at least a page's bytes while it is installed in front of LibTorch's CPU allocator.
+class CountingAllocator final : public c10::Allocator {
+ public:
+  CountingAllocator() : inner_(c10::GetCPUAllocator()) { c10::SetCPUAllocator(this, /*priority=*/1); }
+  ~CountingAllocator() override { c10::SetCPUAllocator(inner_, /*priority=*/1); }
+  at::DataPtr allocate(size_t bytes) override {
+    if (bytes >= 4096) ++large;
+    return inner_->allocate(bytes);
+  }
+  void copy_data(void* to, const void* from, size_t bytes) const override { inner_->copy_data(to, from, bytes); }
+  int large = 0;
+
+ private:
+  c10::Allocator* inner_;
+};
+
+TEST(Training, StepsAfterTheFirstAllocateNothing) {
+  using enum KeepPolicy;
+  for (const KeepPolicy policy : {checkpoint, save_attention, save_all}) {
+    const ModelConfig config = tiny_config({});
+    const TinyBatch batch(1, 200, config.vocab_size);  // a tensor of one width takes 19,200 bytes
+    auto model = make_model(config, {.tuning = lora_tuning(all_targets()), .row_tile = 64});
+    model->set_attention({AttentionKind::s2, AttentionPattern::cross_heads, 50});
+    model->set_keep_policies({policy, policy});
+    SavedActivations saved;
+    CountingAllocator counter;
+    accumulate_gradients(*model, batch.input, saved);
+    EXPECT_GT(counter.large, 5);
+    counter.large = 0;
+    accumulate_gradients(*model, batch.input, saved);
+    EXPECT_EQ(counter.large, 0);
+  }
+}
+
+TEST(Training, UsesNoGeneratorState) {
+  TrainConfig::Tuning tuning = lora_tuning();
+  tuning.lora.drop_probability = 0.5;
   const ModelConfig config = tiny_config({});
-  const TinyBatch batch(1, 64, config.vocab_size);
-  auto model = make_model(config, {.tuning = lora_tuning()});
+  auto model = make_model(config, {.tuning = tuning});
+  const at::Tensor before = at::detail::getDefaultCPUGenerator().get_state();
+  model->initialise_base();
+  model->initialise_lora();
   SavedActivations saved;
-  const void* first = model->forward(batch.input, saved).data_ptr();
-  EXPECT_EQ(model->forward(batch.input, saved).data_ptr(), first);
+  accumulate_gradients(*model, TinyBatch(1, 20, config.vocab_size).input, saved);
+  EXPECT_TRUE(same_bits(at::detail::getDefaultCPUGenerator().get_state(), before));
 }
 
 }  // namespace

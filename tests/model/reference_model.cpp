@@ -5,7 +5,7 @@
 namespace longlora::test {
 namespace {
 
-using Matrix = std::vector<double>;      // rows x width
+using Matrix = std::vector<double>;  // rows x width
 
 Matrix times_transposed(const Matrix& x, const Matrix& w, int64_t in) {
   const auto rows = static_cast<int64_t>(x.size()) / in, out = static_cast<int64_t>(w.size()) / in;
@@ -37,7 +37,9 @@ int64_t interval_start(int64_t t, int64_t first, int64_t group) {
   return start;
 }
 
-struct Document { int64_t begin = 0; };
+struct Document {
+  int64_t begin = 0;
+};
 Document document_of(const std::vector<std::vector<int64_t>>& starts, int64_t row, int64_t t) {
   Document d;
   if (!starts.empty())
@@ -67,7 +69,8 @@ struct Projector {
     }
     const TrainConfig::Tuning::Lora& lora = model.tuning.lora;
     const double scale = lora.alpha / (lora.rslora ? std::sqrt(static_cast<double>(lora.rank)) : static_cast<double>(lora.rank));
-    const Matrix delta = times_transposed(times_transposed(dropped, values.at(stem + "lora_A.weight"), in), values.at(stem + "lora_B.weight"), lora.rank);
+    const Matrix delta =
+        times_transposed(times_transposed(dropped, values.at(stem + "lora_A.weight"), in), values.at(stem + "lora_B.weight"), lora.rank);
     for (size_t i = 0; i < y.size(); ++i) y[i] += scale * delta[i];
     return y;
   }
@@ -80,7 +83,8 @@ void rotate(Matrix& x, const Reference& m, int64_t heads, int64_t rows) {
       for (int64_t h = 0; h < heads; ++h)
         for (int64_t i = 0; i < d / 2; ++i) {
           const double position = static_cast<double>(t - document_of(m.document_starts, row, t).begin);
-          const double angle = position * std::pow(m.config.rope.theta, -2.0 * static_cast<double>(i) / static_cast<double>(d)) / m.config.rope.factor;
+          const double angle =
+              position * std::pow(m.config.rope.theta, -2.0 * static_cast<double>(i) / static_cast<double>(d)) / m.config.rope.factor;
           const auto a = static_cast<size_t>(((row * tokens + t) * heads + h) * d + i), b = a + static_cast<size_t>(d / 2);
           const double xa = x[a], xb = x[b];
           x[a] = xa * std::cos(angle) - xb * std::sin(angle);
@@ -92,7 +96,9 @@ Matrix attend(const Reference& m, int64_t layer, const Matrix& q, const Matrix& 
   const int64_t heads = m.config.num_heads, kv = m.config.num_kv_heads, d = m.config.head_dim;
   const int64_t tokens = static_cast<int64_t>(q.size()) / (rows * heads * d);
   Matrix o(q.size());
-  const auto at = [&](const Matrix& x, int64_t row, int64_t t, int64_t n, int64_t h) { return x.data() + ((row * tokens + t) * n + h) * d; };
+  const auto at = [&](const Matrix& x, int64_t row, int64_t t, int64_t n, int64_t h) {
+    return x.data() + ((row * tokens + t) * n + h) * d;
+  };
   for (int64_t row = 0; row < rows; ++row)
     for (int64_t h = 0; h < heads; ++h)
       for (int64_t t = 0; t < tokens; ++t) {
@@ -106,7 +112,8 @@ Matrix attend(const Reference& m, int64_t layer, const Matrix& q, const Matrix& 
         }
         for (int64_t u = 0; u < tokens; ++u)
           for (int64_t i = 0; i < d; ++i)
-            o[static_cast<size_t>(((row * tokens + t) * heads + h) * d + i)] += p[static_cast<size_t>(u)] / total * at(v, row, u, kv, h / (heads / kv))[i];
+            o[static_cast<size_t>(((row * tokens + t) * heads + h) * d + i)] +=
+                p[static_cast<size_t>(u)] / total * at(v, row, u, kv, h / (heads / kv))[i];
       }
   return o;
 }
@@ -122,7 +129,7 @@ bool Reference::visible(int64_t layer, int64_t head, int64_t row, int64_t tokens
   if (attention.pattern == AttentionPattern::plain_only) num_plain = heads;
   if (attention.pattern == AttentionPattern::shifted_only) num_plain = 0;
   const bool shifted = head >= num_plain;
-  if (attention.kind == AttentionKind::s2_wrap && shifted) {                 // the roll of the paper's algorithm 1
+  if (attention.kind == AttentionKind::s2_wrap && shifted) {  // the roll of the paper's algorithm 1
     const int64_t rolled_t = (t + tokens - g / 2) % tokens, rolled_u = (u + tokens - g / 2) % tokens;
     return rolled_t / g == rolled_u / g && rolled_u <= rolled_t;
   }

@@ -12,13 +12,13 @@
 
 namespace longlora::test {
 
-using Values = std::map<std::string, std::vector<double>>;     // parameters by name, row-major
+using Values = std::map<std::string, std::vector<double>>;  // parameters by name, row-major
 
 struct Reference {
   ModelConfig config;
   TrainConfig::Tuning tuning;
   AttentionSettings attention;
-  std::vector<std::vector<int64_t>> document_starts;           // empty: one document a row
+  std::vector<std::vector<int64_t>> document_starts;  // empty: one document a row
   /// mask / (1 - p) of a LoRA input element; 1 when undefined
   std::function<double(LoraTarget, int64_t layer, int64_t row, int64_t element)> dropout;
 

@@ -29,7 +29,8 @@ inline ModelConfig tiny_config(const TinyShape& s) {
   return c;
 }
 
-inline TrainConfig::Tuning lora_tuning(std::vector<LoraTarget> targets = {LoraTarget::q_proj, LoraTarget::k_proj, LoraTarget::v_proj, LoraTarget::o_proj}) {
+inline TrainConfig::Tuning lora_tuning(std::vector<LoraTarget> targets = {LoraTarget::q_proj, LoraTarget::k_proj, LoraTarget::v_proj,
+                                                                          LoraTarget::o_proj}) {
   TrainConfig::Tuning t;
   t.lora.rank = 3;
   t.lora.alpha = 5;
@@ -42,7 +43,8 @@ inline TrainConfig::Tuning full_tuning() {
   return t;
 }
 inline std::vector<LoraTarget> all_targets() {
-  return {LoraTarget::q_proj, LoraTarget::k_proj, LoraTarget::v_proj, LoraTarget::o_proj, LoraTarget::gate_proj, LoraTarget::up_proj, LoraTarget::down_proj};
+  return {LoraTarget::q_proj,    LoraTarget::k_proj,  LoraTarget::v_proj,   LoraTarget::o_proj,
+          LoraTarget::gate_proj, LoraTarget::up_proj, LoraTarget::down_proj};
 }
 
 inline std::unique_ptr<LlamaModel> make_model(const ModelConfig& config, const ModelOptions& options, uint32_t seed = 1) {
@@ -102,12 +104,16 @@ inline LossSum accumulate_gradients(LlamaModel& model, const ModelInput& input, 
 
 inline std::map<std::string, at::Tensor> gradients_of(LlamaModel& model) {
   std::map<std::string, at::Tensor> result;
-  model.visit([&](Parameter& p) { if (p.trainable) result[p.name] = p.grad.clone(); });
+  model.visit([&](Parameter& p) {
+    if (p.trainable) result[p.name] = p.grad.clone();
+  });
   return result;
 }
 
 inline void zero_gradients(LlamaModel& model) {
-  model.visit([](Parameter& p) { if (p.trainable) p.grad.zero_(); });
+  model.visit([](Parameter& p) {
+    if (p.trainable) p.grad.zero_();
+  });
 }
 
 }  // namespace longlora::test

@@ -45,7 +45,9 @@ TEST(Embedding, BitsDoNotDependOnThreads) {
 TEST(Embedding, IdOutsideTheVocabularyIsRefused) {
   const at::Tensor weight = random_tensor({6, 4}, 4);
   at::Tensor x = at::empty({2, 4});
-  EXPECT_EQ(error_of([&] { embedding_forward(weight, std::vector<int32_t>{1, 6}, x); }),
+  EXPECT_EQ(error_of([&] {
+              embedding_forward(weight, std::vector<int32_t>{1, 6}, x);
+            }),
             "token id 6, expected 0 to 5 (token 1); tokenise the data with this model's tokenizer");
 }
 

@@ -10,7 +10,7 @@ namespace longlora::test {
 namespace {
 
 constexpr int64_t kRows = 13, kIn = 11, kRank = 3;
-const std::pair<int64_t, int64_t> kParts[] = {{0, 5}, {9, 17}};         // columns 5..8 have no adapter
+const std::pair<int64_t, int64_t> kParts[] = {{0, 5}, {9, 17}};  // columns 5..8 have no adapter
 constexpr int64_t kOut = 17;
 
 /// Everything a Linear needs, and fp64 copies for the oracle.
@@ -30,7 +30,8 @@ struct Case {
     linear.d_a_RI = at::zeros({2 * kRank, kIn});
     linear.scale = 0.75;
     for (size_t i = 0; i < 2; ++i)
-      linear.parts.push_back({kParts[i].first, kParts[i].second, random_tensor({kParts[i].second - kParts[i].first, kRank}, 5 + static_cast<uint32_t>(i), 1.0, type),
+      linear.parts.push_back({kParts[i].first, kParts[i].second,
+                              random_tensor({kParts[i].second - kParts[i].first, kRank}, 5 + static_cast<uint32_t>(i), 1.0, type),
                               at::zeros({kParts[i].second - kParts[i].first, kRank}), static_cast<uint8_t>(i)});
     dropout = {.drop_probability = drop_probability, .seed = 99, .layer = 2, .step = 7, .tokens = 5, .global_rows = {4, 8, 15}};
   }
@@ -60,12 +61,16 @@ std::vector<double> forward_oracle(Case& c) {
       for (int64_t o = kParts[p].first; o < kParts[p].second; ++o)
         for (int64_t r = 0; r < kRank; ++r)
           for (int64_t i = 0; i < kIn; ++i)
-            y[static_cast<size_t>(n * kOut + o)] += c.linear.scale * at(in, kIn, n, i) * at(a, kIn, static_cast<int64_t>(p) * kRank + r, i) * at(b, kRank, o - kParts[p].first, r);
+            y[static_cast<size_t>(n * kOut + o)] += c.linear.scale * at(in, kIn, n, i) *
+                                                    at(a, kIn, static_cast<int64_t>(p) * kRank + r, i) *
+                                                    at(b, kRank, o - kParts[p].first, r);
   }
   return y;
 }
 
-struct Gradients { std::vector<double> weight, a, b[2], x; };
+struct Gradients {
+  std::vector<double> weight, a, b[2], x;
+};
 
 /// y is linear in each argument, so its gradients are exact sums.
 Gradients backward_oracle(Case& c) {
@@ -88,7 +93,8 @@ Gradients backward_oracle(Case& c) {
       for (int64_t o = kParts[p].first; o < kParts[p].second; ++o)
         for (int64_t r = 0; r < kRank; ++r)
           for (int64_t i = 0; i < kIn; ++i) {
-            const double s = c.linear.scale * at(g, kOut, n, o), a_ri = at(a, kIn, static_cast<int64_t>(p) * kRank + r, i), b_or = at(b, kRank, o - kParts[p].first, r);
+            const double s = c.linear.scale * at(g, kOut, n, o), a_ri = at(a, kIn, static_cast<int64_t>(p) * kRank + r, i),
+                         b_or = at(b, kRank, o - kParts[p].first, r);
             const double keep = at(in, kIn, n, i) / at(mask_source, kIn, n, i);
             d.b[p][static_cast<size_t>((o - kParts[p].first) * kRank + r)] += s * at(in, kIn, n, i) * a_ri;
             d.a[(p * kRank + static_cast<size_t>(r)) * kIn + static_cast<size_t>(i)] += s * b_or * at(in, kIn, n, i);
@@ -98,8 +104,13 @@ Gradients backward_oracle(Case& c) {
   return d;
 }
 
-struct Variant { Merge merge; double drop_probability; at::ScalarType type; };
-const Variant kVariants[] = {{Merge::yes, 0, at::kFloat}, {Merge::no, 0, at::kFloat}, {Merge::no, 0.3, at::kFloat}, {Merge::no, 0, at::kBFloat16}};
+struct Variant {
+  Merge merge;
+  double drop_probability;
+  at::ScalarType type;
+};
+const Variant kVariants[] = {
+    {Merge::yes, 0, at::kFloat}, {Merge::no, 0, at::kFloat}, {Merge::no, 0.3, at::kFloat}, {Merge::no, 0, at::kBFloat16}};
 double tolerance(at::ScalarType type) { return near(type == at::kBFloat16 ? DType::bf16 : DType::f32, 4); }
 
 TEST(Linear, ForwardEqualsTheDefinition) {
@@ -145,7 +156,8 @@ TEST(Linear, GradientsAccumulateOverCalls) {
   Case once, twice;
   at::Tensor d_x = at::empty({kRows, kIn});
   linear_backward(prepare(once.linear, once.weight, Merge::yes, once.storage), once.call(), once.x, once.d_y, d_x);
-  for (int i = 0; i < 2; ++i) linear_backward(prepare(twice.linear, twice.weight, Merge::yes, twice.storage), twice.call(), twice.x, twice.d_y, d_x);
+  for (int i = 0; i < 2; ++i)
+    linear_backward(prepare(twice.linear, twice.weight, Merge::yes, twice.storage), twice.call(), twice.x, twice.d_y, d_x);
   EXPECT_LT(relative_error(doubles(twice.linear.d_a_RI), doubles(once.linear.d_a_RI * 2)), tolerance(at::kFloat));
   EXPECT_LT(relative_error(doubles(twice.linear.parts[1].d_b_OR), doubles(once.linear.parts[1].d_b_OR * 2)), tolerance(at::kFloat));
 }
@@ -179,10 +191,10 @@ TEST(LoraDropout, DependsOnItsPlaceAlone) {
   };
   const LoraDropout base{.drop_probability = 0.5, .seed = 1, .tokens = 3, .global_rows = {10, 11}};
   const at::Tensor whole = mask(base, 0, 0, 6);
-  EXPECT_TRUE(same_bits(mask(base, 0, 2, 3), whole.narrow(0, 2, 3)));                                     // row tiles
+  EXPECT_TRUE(same_bits(mask(base, 0, 2, 3), whole.narrow(0, 2, 3)));  // row tiles
   LoraDropout second = base;
   second.global_rows = {11};
-  EXPECT_TRUE(same_bits(mask(second, 0, 0, 3), whole.narrow(0, 3, 3)));                                   // micro-batch split
+  EXPECT_TRUE(same_bits(mask(second, 0, 0, 3), whole.narrow(0, 3, 3)));  // micro-batch split
   LoraDropout other = base;
   other.step = 1;
   EXPECT_FALSE(same_bits(mask(other, 0, 0, 6), whole));

@@ -12,7 +12,9 @@ namespace {
 
 constexpr double kEps = 1e-5;
 
-struct Shape2 { int64_t rows, width; };
+struct Shape2 {
+  int64_t rows, width;
+};
 const Shape2 kShapes[] = {{1, 1}, {1, 8}, {3, 7}, {64, 16}, {65, 33}, {130, 96}, {257, 61}};
 const at::ScalarType kTypes[] = {at::kFloat, at::kBFloat16};
 
@@ -27,7 +29,8 @@ double objective(const std::vector<double>& x, const std::vector<double>& w, con
   double total = 0;
   for (int64_t n = 0; n < rows; ++n) {
     const double r = norm_of_row(x.data() + n * width, width);
-    for (int64_t i = 0; i < width; ++i) total += w[static_cast<size_t>(i)] * x[static_cast<size_t>(n * width + i)] / r * g[static_cast<size_t>(n * width + i)];
+    for (int64_t i = 0; i < width; ++i)
+      total += w[static_cast<size_t>(i)] * x[static_cast<size_t>(n * width + i)] / r * g[static_cast<size_t>(n * width + i)];
   }
   return total;
 }
@@ -42,7 +45,8 @@ TEST(RmsNorm, ForwardEqualsTheDefinition) {
       const std::vector<double> weight = doubles(w), values = doubles(x);
       for (int64_t n = 0; n < s.rows; ++n)
         for (int64_t i = 0; i < s.width; ++i)
-          expected[static_cast<size_t>(n * s.width + i)] *= weight[static_cast<size_t>(i)] / norm_of_row(values.data() + n * s.width, s.width);
+          expected[static_cast<size_t>(n * s.width + i)] *=
+              weight[static_cast<size_t>(i)] / norm_of_row(values.data() + n * s.width, s.width);
       EXPECT_LT(relative_error(doubles(y), expected), near(dtype_of(x), 4)) << s.rows << "x" << s.width;
     }
 }
@@ -71,7 +75,8 @@ TEST(RmsNorm, BackwardEqualsCentralDifferences) {
 }
 
 TEST(RmsNorm, AccumulatesOntoTheResidualOrOverwritesInPlace) {
-  const at::Tensor x = random_tensor({70, 24}, 6), w = random_tensor({24}, 7), g = random_tensor({70, 24}, 8), residual = random_tensor({70, 24}, 9);
+  const at::Tensor x = random_tensor({70, 24}, 6), w = random_tensor({24}, 7), g = random_tensor({70, 24}, 8),
+                   residual = random_tensor({70, 24}, 9);
   at::Tensor none, alone = g.clone(), added = residual.clone();
   rms_norm_backward(x, w, kEps, alone, alone, none, Accumulate::no);
   rms_norm_backward(x, w, kEps, g, added, none);
@@ -86,7 +91,10 @@ TEST(RmsNorm, BitsDoNotDependOnThreads) {
     at::set_num_threads(n);
     at::Tensor d_x = at::zeros_like(x), d_w = at::zeros({40});
     rms_norm_backward(x, w, kEps, g, d_x, d_w);
-    if (n == 1) { first_x = d_x; first_w = d_w; }
+    if (n == 1) {
+      first_x = d_x;
+      first_w = d_w;
+    }
     EXPECT_TRUE(same_bits(first_x, d_x));
     EXPECT_TRUE(same_bits(first_w, d_w));
   }

@@ -10,7 +10,8 @@ namespace {
 
 std::vector<float> frequencies(int64_t half) {
   std::vector<float> f;
-  for (int64_t i = 0; i < half; ++i) f.push_back(static_cast<float>(std::pow(10000.0, -static_cast<double>(i) / static_cast<double>(half))));
+  for (int64_t i = 0; i < half; ++i)
+    f.push_back(static_cast<float>(std::pow(10000.0, -static_cast<double>(i) / static_cast<double>(half))));
   return f;
 }
 

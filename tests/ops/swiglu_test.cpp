@@ -42,7 +42,8 @@ TEST(SwiGlu, ForwardEqualsTheDefinition) {
       const std::vector<double> in = doubles(gate_up);
       std::vector<double> expected;
       for (int64_t n = 0; n < 5; ++n)
-        for (int64_t i = 0; i < width; ++i) expected.push_back(silu(in[static_cast<size_t>(n * 2 * width + i)]) * in[static_cast<size_t>(n * 2 * width + width + i)]);
+        for (int64_t i = 0; i < width; ++i)
+          expected.push_back(silu(in[static_cast<size_t>(n * 2 * width + i)]) * in[static_cast<size_t>(n * 2 * width + width + i)]);
       EXPECT_LT(relative_error(doubles(m), expected), near(dtype_of(m), 4)) << width;
     }
 }
@@ -56,7 +57,8 @@ TEST(SwiGlu, BackwardEqualsCentralDifferences) {
     std::vector<double> expected;
     for (int64_t n = 0; n < 4; ++n)
       for (int64_t i = 0; i < 2 * width; ++i) {
-        const double gate = in[static_cast<size_t>(n * 2 * width + i % width)], up = in[static_cast<size_t>(n * 2 * width + width + i % width)];
+        const double gate = in[static_cast<size_t>(n * 2 * width + i % width)],
+                     up = in[static_cast<size_t>(n * 2 * width + width + i % width)];
         const double step = 1e-6, weight = g[static_cast<size_t>(n * width + i % width)];
         expected.push_back(i < width ? weight * up * (silu(gate + step) - silu(gate - step)) / (2 * step) : weight * silu(gate));
       }

@@ -24,8 +24,10 @@ TEST(Schedule, CornersHold) {
           EXPECT_DOUBLE_EQ(rate(total - 1), end);
           if (decays) EXPECT_DOUBLE_EQ(rate(total + 99), floor * peak);
           for (int64_t step = 1; step < total; ++step) {
-            if (step <= warmup) EXPECT_GE(rate(step), rate(step - 1));
-            else EXPECT_LE(rate(step), rate(step - 1));
+            if (step <= warmup)
+              EXPECT_GE(rate(step), rate(step - 1));
+            else
+              EXPECT_LE(rate(step), rate(step - 1));
           }
         }
 }
@@ -92,8 +94,12 @@ TEST(AdamW, FollowsTheAlgorithmOverAHundredSteps) {
   options.weight_decay = 0.1;
   options.embedding_learning_rate = 3e-2;
   options.norm_learning_rate = 5e-3;
-  struct Row { Role role; double rate, decay; };
-  for (const Row& row : {Row{Role::lora, 1e-2, 0.1}, Row{Role::embedding, 3e-2, 0.1}, Row{Role::head, 3e-2, 0.1}, Row{Role::norm, 5e-3, 0.0}, Row{Role::projection, 1e-2, 0.1}}) {
+  struct Row {
+    Role role;
+    double rate, decay;
+  };
+  for (const Row& row : {Row{Role::lora, 1e-2, 0.1}, Row{Role::embedding, 3e-2, 0.1}, Row{Role::head, 3e-2, 0.1},
+                         Row{Role::norm, 5e-3, 0.0}, Row{Role::projection, 1e-2, 0.1}}) {
     Parameter p = make_parameter(1003, 4, row.role);
     Oracle oracle(p);
     AdamW optimizer({&p}, options);

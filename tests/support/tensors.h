@@ -46,7 +46,8 @@ inline double relative_error(const std::vector<double>& got, const std::vector<d
 
 inline bool same_bits(const at::Tensor& a, const at::Tensor& b) {
   const at::Tensor x = a.contiguous(), y = b.contiguous();
-  return x.sizes() == y.sizes() && x.scalar_type() == y.scalar_type() && std::memcmp(x.const_data_ptr(), y.const_data_ptr(), x.nbytes()) == 0;
+  return x.sizes() == y.sizes() && x.scalar_type() == y.scalar_type() &&
+         std::memcmp(x.const_data_ptr(), y.const_data_ptr(), x.nbytes()) == 0;
 }
 
 inline DType dtype_of(const at::Tensor& t) { return t.scalar_type() == at::kBFloat16 ? DType::bf16 : DType::f32; }

@@ -20,11 +20,11 @@ namespace longlora {
 enum class KeepPolicy : uint8_t { checkpoint, save_attention, save_all };
 
 struct ModelOptions {
-  ComputeType compute = ComputeType::fp32;          // bf16 or fp32 (resolved, never automatic)
-  TrainConfig::Tuning tuning;                       // which parameters exist (LoRA) and are trainable
-  uint64_t seed = 42;                               // initialisation and dropout
-  int64_t row_tile = 4096;                          // Rmax (tests: 16)
-  int64_t loss_chunk_bytes = int64_t{128} << 20;    // logits alive at once, counted as fp32
+  ComputeType compute = ComputeType::fp32;        // bf16 or fp32 (resolved, never automatic)
+  TrainConfig::Tuning tuning;                     // which parameters exist (LoRA) and are trainable
+  uint64_t seed = 42;                             // initialisation and dropout
+  int64_t row_tile = 4096;                        // Rmax (tests: 16)
+  int64_t loss_chunk_bytes = int64_t{128} << 20;  // logits alive at once, counted as fp32
 };
 
 /// Attention and rotary embedding of a forward pass; may change between steps (attention.full_steps, evaluation).
@@ -35,14 +35,14 @@ struct AttentionSettings {
 };
 
 struct ModelInput {
-  at::Tensor ids_BT, labels_BT;                              // int32 on the host
-  std::vector<std::vector<int64_t>> document_starts;         // empty: rows are one document (no mask, positions run through)
+  at::Tensor ids_BT, labels_BT;                       // int32 on the host
+  std::vector<std::vector<int64_t>> document_starts;  // empty: rows are one document (no mask, positions run through)
   // place of dropout counters (docs/determinism): step number and global row index of each row
   uint32_t step = 0;
   std::vector<uint32_t> global_rows;
 };
 
-struct SavedActivations;                                     // per layer, owned by the caller between forward and backward
+struct SavedActivations;  // per layer, owned by the caller between forward and backward
 
 class LlamaModel {
  public:
@@ -58,7 +58,7 @@ class LlamaModel {
   std::vector<Parameter*> trainable();
 
   void set_attention(const AttentionSettings&);
-  void set_keep_policies(std::vector<KeepPolicy>);           // one per layer
+  void set_keep_policies(std::vector<KeepPolicy>);  // one per layer
 
   /// Random start (model.init: random): normal(0, initializer_range) by Philox, norms 1. LoRA: A Kaiming-uniform(a = sqrt 5), B zero.
   void initialise_base();
@@ -97,8 +97,9 @@ class Decoder {
  public:
   Decoder(LlamaModel&, int64_t max_tokens);
   ~Decoder();
-  at::Tensor append(std::span<const int32_t> ids);           // logits fp32 [V] after the last of `ids`
+  at::Tensor append(std::span<const int32_t> ids);  // logits fp32 [V] after the last of `ids`
   int64_t length() const;
+
  private:
   struct State;
   std::unique_ptr<State> state_;

@@ -17,7 +17,7 @@ class Buffer {
   void release() { flat_ = at::Tensor(); }
 
  private:
-  at::Tensor flat_;      // bytes
+  at::Tensor flat_;  // bytes
 };
 
 }  // namespace longlora

@@ -8,7 +8,10 @@
 namespace longlora {
 
 /// Sum of negative log-likelihoods and number of targets: never a mean.
-struct LossSum { double nll_sum = 0; int64_t targets = 0; };
+struct LossSum {
+  double nll_sum = 0;
+  int64_t targets = 0;
+};
 
 /// Label of a position without a target: such rows are left out by the caller.
 inline constexpr int32_t kIgnoredLabel = -100;

@@ -12,16 +12,16 @@ namespace longlora {
 /// Output columns [begin, end) of a Linear with an adapter of their own: B [end - begin, r].
 struct LoraPart {
   int64_t begin = 0, end = 0;
-  at::Tensor b_OR, d_b_OR;             // compute dtype; fp32
-  uint8_t site = 0;                    // Philox site of its dropout: the LoraTarget's number
+  at::Tensor b_OR, d_b_OR;  // compute dtype; fp32
+  uint8_t site = 0;         // Philox site of its dropout: the LoraTarget's number
 };
 
 /// y = x W^T + s drop(x) A^T B^T. Tensors are views of parameters; a gradient that is undefined belongs to a frozen parameter.
 struct Linear {
-  at::Tensor d_weight_OI;              // fp32; W itself comes from wherever weights live (resident, gathered, streamed)
-  at::Tensor a_RI, d_a_RI;             // the parts' A matrices stacked: [parts * r, in]; undefined without LoRA
+  at::Tensor d_weight_OI;   // fp32; W itself comes from wherever weights live (resident, gathered, streamed)
+  at::Tensor a_RI, d_a_RI;  // the parts' A matrices stacked: [parts * r, in]; undefined without LoRA
   std::vector<LoraPart> parts;
-  double scale = 0;                    // s
+  double scale = 0;  // s
 
   bool has_lora() const { return !parts.empty(); }
   int64_t rank() const { return a_RI.size(0) / static_cast<int64_t>(parts.size()); }
@@ -32,18 +32,20 @@ struct Linear {
 /// Dropout of LoRA inputs by counters: element e of global row g is dropped iff uniform(Philox(seed, site, layer, step, g; e)) < p,
 /// others are divided by 1 - p. The mask is recomputed in backward, never saved (docs/determinism).
 struct LoraDropout {
-  double drop_probability = 0;         // 0: off
+  double drop_probability = 0;  // 0: off
   uint64_t seed = 0;
   uint16_t layer = 0;
   uint32_t step = 0;
-  int64_t tokens = 0;                  // T: row n of a tile belongs to global row global_rows[(first_row + n) / T]
+  int64_t tokens = 0;  // T: row n of a tile belongs to global row global_rows[(first_row + n) / T]
   std::vector<uint32_t> global_rows;
 };
 /// out = (or +=) mask * x / (1 - p), for rows first_row .. of one micro-batch
 void apply_dropout(const LoraDropout&, uint8_t site, int64_t first_row, const at::Tensor& x_NI, at::Tensor& out_NI, Accumulate);
 
 /// Intermediate results of linear maps, shared by all of them.
-struct LinearScratch { Buffer low_rank, d_low_rank, dropped, product; };
+struct LinearScratch {
+  Buffer low_rank, d_low_rank, dropped, product;
+};
 
 /// A Linear ready for use: with `merged`, weight = W + s B A was formed, and x needs no skinny product of its own (fp32 only:
 /// in bf16 a small B A would be rounded away).
@@ -58,7 +60,7 @@ PreparedLinear prepare(const Linear&, const at::Tensor& weight_OI, Merge, Buffer
 
 struct LinearCall {
   LinearScratch& scratch;
-  const LoraDropout* dropout = nullptr;      // null or p = 0: off
+  const LoraDropout* dropout = nullptr;  // null or p = 0: off
   int64_t first_row = 0;
 };
 

@@ -21,7 +21,7 @@ class RopeTable {
  private:
   std::vector<float> frequencies_;
   double attention_factor_ = 1;
-  std::vector<float> values_;            // per position: D/2 cosines, D/2 sines
+  std::vector<float> values_;  // per position: D/2 cosines, D/2 sines
 };
 
 ///   y[i] = x[i] cos_i - x[i + D/2] sin_i,   y[i + D/2] = x[i + D/2] cos_i + x[i] sin_i       per row and head
@@ -29,7 +29,8 @@ class RopeTable {
 /// positions  one per row, covered by the table (reserve)
 void rope_forward(const RopeTable&, const std::vector<int32_t>& positions, int64_t first_row, at::Tensor& x_NHD);
 /// The transposed rotation (the table's factor included): d_x = R^T d_y. Reads d_y_NHD, writes d_x_NHD; they may be the same.
-void rope_backward(const RopeTable&, const std::vector<int32_t>& positions, int64_t first_row, const at::Tensor& d_y_NHD, at::Tensor& d_x_NHD);
+void rope_backward(const RopeTable&, const std::vector<int32_t>& positions, int64_t first_row, const at::Tensor& d_y_NHD,
+                   at::Tensor& d_x_NHD);
 
 /// Position of every token of `rows` x `tokens`: restarts at every document start; one document a row when `document_starts` is empty.
 std::vector<int32_t> token_positions(int64_t rows, int64_t tokens, const std::vector<std::vector<int64_t>>& document_starts);

@@ -19,13 +19,15 @@ using I8 = int32_t __attribute__((vector_size(32)));
 using U8 = uint32_t __attribute__((vector_size(32)));
 using H8 = uint16_t __attribute__((vector_size(16)));
 
-struct Whole {};                          // all eight lanes
-struct Part { int64_t count; };           // the first `count` lanes, 1..7
+struct Whole {};  // all eight lanes
+struct Part {
+  int64_t count;
+};  // the first `count` lanes, 1..7
 
 inline F8 broadcast(float x) { return F8{x, x, x, x, x, x, x, x}; }
 
 inline F8 widen(H8 bits) { return std::bit_cast<F8>(__builtin_convertvector(bits, U8) << 16); }
-inline H8 narrow(F8 x) {                  // round to nearest even; NaN stays NaN
+inline H8 narrow(F8 x) {  // round to nearest even; NaN stays NaN
   const U8 bits = std::bit_cast<U8>(x);
   const U8 rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const U8 quiet = (bits >> 16) | 0x40u;
@@ -93,18 +95,18 @@ inline F8 sqrt(F8 v) {
 /// e^x with relative error below 2e-7; NaN stays NaN; x below -87.3 gives about 1e-38, above 88.3 about 3e38.
 inline F8 exp(F8 x) {
   const F8 clamped = select(x != x, x, min(max(x, broadcast(-87.3f)), broadcast(88.3f)));
-  const F8 magic = broadcast(12582912.0f);                        // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  const F8 magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
   const F8 shifted = clamped * 1.44269504088896341f + magic;
   const F8 n = shifted - magic;
-  const F8 r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;   // ln 2 in two parts
-  F8 p = broadcast(1.9875691500e-4f);                             // Cephes expf coefficients
+  const F8 r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;  // ln 2 in two parts
+  F8 p = broadcast(1.9875691500e-4f);                               // Cephes expf coefficients
   p = p * r + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  const I8 exponent = std::bit_cast<I8>(shifted) << 23;           // the rounded n, moved into the exponent field
+  const I8 exponent = std::bit_cast<I8>(shifted) << 23;  // the rounded n, moved into the exponent field
   return std::bit_cast<F8>(std::bit_cast<I8>(p) + exponent);
 }
 inline F8 sigmoid(F8 x) { return 1.0f / (1.0f + exp(-x)); }

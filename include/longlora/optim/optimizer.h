@@ -21,10 +21,11 @@ double clip_factor(double norm, double clip_norm);
 
 class AdamW {
  public:
-  AdamW(std::vector<Parameter*>, const TrainConfig::Optimizer&);      // allocates moments (zero) where undefined
+  AdamW(std::vector<Parameter*>, const TrainConfig::Optimizer&);  // allocates moments (zero) where undefined
   /// One update (Loshchilov & Hutter 2019, decoupled decay; decay is not applied to norms). `step` counts applied steps from 1.
   /// The gradient is multiplied by `clip` on the fly; compute copies are refreshed. rate: peak-relative rate times per-role peak.
   void step(int64_t applied_step, double rate_factor, double clip);
+
  private:
   std::vector<Parameter*> parameters_;
   TrainConfig::Optimizer options_;

@@ -1,8 +1,8 @@
 // Runs the model on prepared cases for tests/hf/model_parity.py: loads CASE/model, reads CASE/input.safetensors and CASE/probe.json,
 // writes CASE/out.safetensors with logits, the loss sum and every gradient. usage: model_probe CASE...
-#include <filesystem>
-
 #include <ATen/ops/empty.h>
+
+#include <filesystem>
 
 #include "longlora/checkpoint/model_io.h"
 #include "longlora/core/error.h"
@@ -18,7 +18,9 @@ const JsonValue& member(const JsonValue& object, std::string_view key) {
   LONGLORA_CHECK(value != nullptr, data, "key " + std::string(key) + " is absent", "probe.json", "write it");
   return *value;
 }
-int64_t integer(const JsonValue& object, std::string_view key) { return static_cast<int64_t>(member(object, key).unsigned_integer().value()); }
+int64_t integer(const JsonValue& object, std::string_view key) {
+  return static_cast<int64_t>(member(object, key).unsigned_integer().value());
+}
 
 at::Tensor read_tensor(const WeightSource& source, std::string_view name, at::ScalarType type) {
   const TensorInfo* info = source.find(name);
@@ -35,7 +37,8 @@ TrainConfig::Tuning tuning_of(const JsonValue& probe) {
   t.lora.alpha = member(probe, "alpha").number().value();
   t.train_head = *member(probe, "train_head").boolean();
   t.lora.targets.clear();
-  for (const JsonValue& target : *member(probe, "targets").array()) t.lora.targets.push_back(static_cast<LoraTarget>(target.unsigned_integer().value()));
+  for (const JsonValue& target : *member(probe, "targets").array())
+    t.lora.targets.push_back(static_cast<LoraTarget>(target.unsigned_integer().value()));
   return t;
 }
 
@@ -58,7 +61,9 @@ std::map<std::string, at::Tensor> outputs(LlamaModel& model, const ModelInput& i
   const LossSum loss = model.loss_backward(hidden, input.labels_BT, static_cast<float>(1.0 / static_cast<double>(targets)));
   model.backward(hidden, input, saved);
   out["nll_sum"] = at::empty({1}, at::TensorOptions().dtype(at::kDouble)).fill_(loss.nll_sum);
-  model.visit([&](Parameter& p) { if (p.trainable) out["grad." + p.name] = p.grad; });
+  model.visit([&](Parameter& p) {
+    if (p.trainable) out["grad." + p.name] = p.grad;
+  });
   return out;
 }
 
@@ -82,8 +87,10 @@ void run_case(const std::filesystem::path& folder) {
   load_base_weights(model, base, true);
   const auto input = open_safetensors(folder / "input.safetensors");
   load_adapters(model, *input);
-  if (*member(probe, "attention").string() == "s2") model.set_attention({AttentionKind::s2, AttentionPattern::cross_heads, integer(probe, "group")});
-  write(folder / "out.safetensors", outputs(model, {.ids_BT = read_tensor(*input, "ids", at::kInt), .labels_BT = read_tensor(*input, "labels", at::kInt)}));
+  if (*member(probe, "attention").string() == "s2")
+    model.set_attention({AttentionKind::s2, AttentionPattern::cross_heads, integer(probe, "group")});
+  write(folder / "out.safetensors",
+        outputs(model, {.ids_BT = read_tensor(*input, "ids", at::kInt), .labels_BT = read_tensor(*input, "labels", at::kInt)}));
 }
 
 }  // namespace
