@@ -11,7 +11,7 @@
 #include "longlora/train/version.h"
 
 #if __has_include("longlora_commit.h")
-#include "longlora_commit.h"            // generated: LONGLORA_COMMIT
+#include "longlora_commit.h"  // generated: LONGLORA_COMMIT
 #else
 #define LONGLORA_COMMIT "unknown"
 #endif
@@ -58,14 +58,16 @@ std::string exit_code_table() {
 
 ProgressMode GlobalOptions::progress_mode() const {
   if (quiet && progress == "auto") return ProgressMode::none;
-  return progress == "bar" ? ProgressMode::bar : progress == "line" ? ProgressMode::line : progress == "none" ? ProgressMode::none
-                                                                                                              : ProgressMode::automatic;
+  return progress == "bar"    ? ProgressMode::bar
+         : progress == "line" ? ProgressMode::line
+         : progress == "none" ? ProgressMode::none
+                              : ProgressMode::automatic;
 }
 
 CLI::App* add_command(Program& p, const std::string& name, const std::string& summary, const std::string& example) {
   CLI::App* command = p.app.add_subcommand(name, summary);
   command->footer("Example:\n  " + example);
-  command->fallthrough();               // global flags may follow the command
+  command->fallthrough();  // global flags may follow the command
   return command;
 }
 
@@ -86,19 +88,27 @@ std::string version_text(bool json) {
 Action parse_command(Program& p, int argc, char** argv) {
   add_globals(p);
   for (auto add : {add_train, add_plan, add_eval, add_generate, add_export, add_import, add_tokenize, add_report, add_config, add_doctor,
-                   add_completion, add_launch}) add(p);
-  p.app.allow_extras();                 // train translates LongLoRA's flags; for the others unknown arguments are refused below
+                   add_completion, add_launch})
+    add(p);
+  p.app.allow_extras();  // train translates LongLoRA's flags; for the others unknown arguments are refused below
   p.app.require_subcommand(0, 1);
   p.app.footer(exit_code_table() + "\nExample:\n  longlora-train train -c configs/quickstart.yaml --output-dir out/run");
   try {
     p.app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
     const std::string text = p.app.help();
-    return [text] { print_out(text); return 0; };
+    return [text] {
+      print_out(text);
+      return 0;
+    };
   } catch (const CLI::ParseError& error) {
     refuse_usage(p, error);
   }
-  if (p.globals.version) return [json = p.globals.json_version] { print_out(version_text(json)); return 0; };
+  if (p.globals.version)
+    return [json = p.globals.json_version] {
+      print_out(version_text(json));
+      return 0;
+    };
   const std::vector<std::string> unknown = p.app.remaining(true);
   LONGLORA_CHECK(unknown.empty() || p.takes_unknown, usage,
                  std::string(p.action ? "unknown argument" : "unknown command") + " '" + escape(unknown.front()) + "'", "command line",
@@ -109,7 +119,7 @@ Action parse_command(Program& p, int argc, char** argv) {
     fail(ErrorKind::usage, "no command given", "command line", "choose one of the commands above");
   }
   return [&p] {
-    if (p.blocks_stop_signals) block_stop_signals();   // before LibTorch starts a thread: setting its thread count starts a pool
+    if (p.blocks_stop_signals) block_stop_signals();  // before LibTorch starts a thread: setting its thread count starts a pool
     apply_globals(p.globals);
     return p.action();
   };

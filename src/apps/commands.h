@@ -1,7 +1,7 @@
 #pragma once
-// One function per command: declares its flags on the CLI11 program and says what to run. Commands are thin: the work is in `train` and below.
+// One function per command: declares its flags on the CLI11 program and says what to run. Commands are thin: the work is in `train` and
+// below.
 #include <CLI/CLI.hpp>
-
 #include <functional>
 #include <string>
 #include <vector>
@@ -28,7 +28,7 @@ struct Program {
   GlobalOptions globals;
   Action action;
   bool blocks_stop_signals = false;  // the command waits for them on a thread of its own
-  bool takes_unknown = false;           // the chosen command reads unknown arguments itself (LongLoRA's flags)
+  bool takes_unknown = false;        // the chosen command reads unknown arguments itself (LongLoRA's flags)
 };
 
 /// Subcommand with the example shown under --help; every command has one.

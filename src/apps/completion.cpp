@@ -32,7 +32,8 @@ std::string bash_script(const Words& words) {
   std::string cases;
   for (const auto& [path, follow] : words) cases += fmt::format("    '{}') words='{}' ;;\n", path, joined(follow));
   return "_longlora_train() {\n  local path='' words='' word\n  for word in \"${COMP_WORDS[@]:1:COMP_CWORD-1}\"; do\n"
-         "    [[ $word == -* ]] && break\n    path=\"${path:+$path }$word\"\n  done\n  case \"$path\" in\n" + cases +
+         "    [[ $word == -* ]] && break\n    path=\"${path:+$path }$word\"\n  done\n  case \"$path\" in\n" +
+         cases +
          "    *) words='' ;;\n  esac\n  COMPREPLY=($(compgen -W \"$words\" -f -- \"${COMP_WORDS[COMP_CWORD]}\"))\n}\n"
          "complete -o filenames -F _longlora_train longlora-train\n";
 }
@@ -50,14 +51,17 @@ std::string fish_script(const Words& words) {
 
 void add_completion(Program& p) {
   auto shell = std::make_shared<std::string>();
-  CLI::App* command = add_command(p, "completion", "prints a completion script", "longlora-train completion bash > /etc/bash_completion.d/longlora-train");
+  CLI::App* command =
+      add_command(p, "completion", "prints a completion script", "longlora-train completion bash > /etc/bash_completion.d/longlora-train");
   command->add_option("SHELL", *shell, "bash, zsh or fish")->required()->check(CLI::IsMember({"bash", "zsh", "fish"}));
   command->callback([&p, shell] {
     p.action = [&p, shell] {
       Words words;
       collect(p.app, "", words);
-      if (*shell == "fish") print_out(fish_script(words));
-      else print_out((*shell == "zsh" ? "autoload -U +X bashcompinit && bashcompinit\n" : "") + bash_script(words));
+      if (*shell == "fish")
+        print_out(fish_script(words));
+      else
+        print_out((*shell == "zsh" ? "autoload -U +X bashcompinit && bashcompinit\n" : "") + bash_script(words));
       return 0;
     };
   });

@@ -21,20 +21,25 @@ std::string problems_json(const std::vector<Problem>& problems) {
 int validate(const ConfigFlags& flags, bool json) {
   const ConfigSources sources = sources_of(flags);
   const std::vector<Problem> problems = validate_config(sources);
-  if (json) print_out(problems_json(problems));
-  else if (problems.empty()) print_out("ok\n");
+  if (json)
+    print_out(problems_json(problems));
+  else if (problems.empty())
+    print_out("ok\n");
   if (problems.empty()) return 0;
   std::vector<std::string> lines;
   for (const Problem& p : problems) lines.push_back(fmt::format("{}:{}:{}: {}: {}", p.file, p.line, p.column, p.key, p.message));
-  fail(ErrorKind::config, fmt::format("{} problem{}: {}", lines.size(), lines.size() == 1 ? "" : "s", lines.front()), flags.file, "correct the file", lines);
+  fail(ErrorKind::config, fmt::format("{} problem{}: {}", lines.size(), lines.size() == 1 ? "" : "s", lines.front()), flags.file,
+       "correct the file", lines);
 }
 
 int presets(bool json) {
   std::string text;
   for (const Preset& preset : list_presets()) {
-    if (json) text += fmt::format("{}{{\"name\": {}, \"summary\": {}, \"path\": {}}}", text.empty() ? "" : ", ", json_quote(preset.name),
-                                  json_quote(preset.summary), json_quote(preset.path));
-    else text += fmt::format("{:<20} {}\n", preset.name, preset.summary);
+    if (json)
+      text += fmt::format("{}{{\"name\": {}, \"summary\": {}, \"path\": {}}}", text.empty() ? "" : ", ", json_quote(preset.name),
+                          json_quote(preset.summary), json_quote(preset.path));
+    else
+      text += fmt::format("{:<20} {}\n", preset.name, preset.summary);
   }
   print_out(json ? "[" + text + "]\n" : text);
   return 0;
@@ -50,12 +55,14 @@ CLI::App* add_part(CLI::App& config, const char* name, const char* summary, cons
 }  // namespace
 
 void add_config(Program& p) {
-  CLI::App* config = add_command(p, "config", "prints and checks configurations", "longlora-train config print -c configs/quickstart.yaml --origin");
+  CLI::App* config =
+      add_command(p, "config", "prints and checks configurations", "longlora-train config print -c configs/quickstart.yaml --origin");
   config->require_subcommand(1);
   auto flags = std::make_shared<ConfigFlags>();
   auto json = std::make_shared<bool>(false), origin = std::make_shared<bool>(false), markdown = std::make_shared<bool>(false);
 
-  CLI::App* print = add_part(*config, "print", "the resolved configuration", "longlora-train config print -c configs/quickstart.yaml --origin");
+  CLI::App* print =
+      add_part(*config, "print", "the resolved configuration", "longlora-train config print -c configs/quickstart.yaml --origin");
   add_config_flags(*print, *flags);
   print->add_flag("--origin", *origin, "where every value comes from, in comments");
   print->add_flag("--json", *json, "canonical JSON");
@@ -67,7 +74,8 @@ void add_config(Program& p) {
     };
   });
 
-  CLI::App* schema = add_part(*config, "schema", "JSON Schema (draft-07), or the table of keys", "longlora-train config schema > longlora.schema.json");
+  CLI::App* schema =
+      add_part(*config, "schema", "JSON Schema (draft-07), or the table of keys", "longlora-train config schema > longlora.schema.json");
   schema->add_flag("--markdown", *markdown, "the table of docs/config.md");
   schema->callback([&p, markdown] {
     p.action = [markdown] {

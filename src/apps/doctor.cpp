@@ -30,12 +30,13 @@ Findings examine() {
 
 std::string as_json(const Findings& f) {
   const CpuInfo& cpu = cpu_info();
-  return fmt::format("{{\"version\": {}, \"libtorch\": {}, \"cpu\": {}, \"cpu_capability\": {}, \"native_bf16\": {}, \"physical_cores\": {}, "
-                     "\"threads\": {}, \"gpus\": [], \"product_gflops_fp32\": {:.1f}, \"host_budget_bytes\": {}, \"free_disk_bytes\": {}, "
-                     "\"open_files\": {}, \"self_test\": {{\"passed\": {}, \"largest_error\": {}, \"tolerance\": {}}}}}\n",
-                     json_quote(kVersion), json_quote(fingerprint(ComputeType::fp32).at("libtorch")), json_quote(cpu.model),
-                     json_quote(cpu.capability), cpu.native_bf16, cpu.physical_cores, compute_threads(), f.product_gflops, f.host_budget,
-                     f.free_disk, f.open_files, f.self_test.passed, json_number(f.self_test.largest_error), json_number(f.self_test.tolerance));
+  return fmt::format(
+      "{{\"version\": {}, \"libtorch\": {}, \"cpu\": {}, \"cpu_capability\": {}, \"native_bf16\": {}, \"physical_cores\": {}, "
+      "\"threads\": {}, \"gpus\": [], \"product_gflops_fp32\": {:.1f}, \"host_budget_bytes\": {}, \"free_disk_bytes\": {}, "
+      "\"open_files\": {}, \"self_test\": {{\"passed\": {}, \"largest_error\": {}, \"tolerance\": {}}}}}\n",
+      json_quote(kVersion), json_quote(fingerprint(ComputeType::fp32).at("libtorch")), json_quote(cpu.model), json_quote(cpu.capability),
+      cpu.native_bf16, cpu.physical_cores, compute_threads(), f.product_gflops, f.host_budget, f.free_disk, f.open_files,
+      f.self_test.passed, json_number(f.self_test.largest_error), json_number(f.self_test.tolerance));
 }
 
 std::string as_text(const Findings& f) {
@@ -57,8 +58,9 @@ std::string as_text(const Findings& f) {
 int doctor(bool json) {
   const Findings findings = examine();
   print_out(json ? as_json(findings) : as_text(findings));
-  LONGLORA_CHECK(findings.self_test.passed, internal, fmt::format("attention differs from its definition by {:.1e}", findings.self_test.largest_error),
-                 "self-test", "report this with the output of doctor --json");
+  LONGLORA_CHECK(findings.self_test.passed, internal,
+                 fmt::format("attention differs from its definition by {:.1e}", findings.self_test.largest_error), "self-test",
+                 "report this with the output of doctor --json");
   return 0;
 }
 

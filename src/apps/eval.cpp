@@ -41,7 +41,8 @@ std::vector<int64_t> contexts_of(const std::vector<std::string>& texts) {
 AttentionSettings attention_of(const EvalFlags& flags, const ReadyModel& ready) {
   if (flags.attention == "full") return {.kind = AttentionKind::full};
   const int64_t group = flags.group > 0 ? flags.group : ready.trained_group;
-  LONGLORA_CHECK(group > 0, config, "the model does not say which group it was trained with", flags.model, "give --group N, or --attention full");
+  LONGLORA_CHECK(group > 0, config, "the model does not say which group it was trained with", flags.model,
+                 "give --group N, or --attention full");
   const AttentionKind kind = ready.adapter && ready.adapter->attention ? *ready.adapter->attention : AttentionKind::s2;
   return {.kind = kind == AttentionKind::full ? AttentionKind::s2 : kind, .group = group};
 }
@@ -74,12 +75,13 @@ void show_progress(int64_t context, int64_t done, int64_t total) {
 std::string as_json(const EvalFlags& flags, const ReadyModel& ready, const Dataset& data, const std::vector<PerplexityResult>& results) {
   std::string contexts;
   for (const PerplexityResult& r : results) contexts += (contexts.empty() ? "" : ", ") + to_json(r);
-  return fmt::format("{{\"model\": {}, \"adapter\": {}, \"attention\": {}, \"rope\": {}, \"rope_factor\": {}, \"data\": {}, \"data_sha256\": {}, "
-                     "\"tokenizer_sha256\": {}, \"window_rule\": {}, \"max_tokens\": {}, \"contexts\": [{}]}}\n",
-                     json_quote(flags.model), json_quote(flags.adapter), json_quote(flags.attention), json_quote(ready.rope_text()),
-                     json_number(ready.rope.factor), json_quote(flags.data), json_quote(to_hex(data.digest())),
-                     json_quote(ready.tokenizer ? to_hex(ready.tokenizer->digest()) : ""),
-                     json_quote(flags.compat.empty() ? "sliding" : "longlora"), flags.max_tokens, contexts);
+  return fmt::format(
+      "{{\"model\": {}, \"adapter\": {}, \"attention\": {}, \"rope\": {}, \"rope_factor\": {}, \"data\": {}, \"data_sha256\": {}, "
+      "\"tokenizer_sha256\": {}, \"window_rule\": {}, \"max_tokens\": {}, \"contexts\": [{}]}}\n",
+      json_quote(flags.model), json_quote(flags.adapter), json_quote(flags.attention), json_quote(ready.rope_text()),
+      json_number(ready.rope.factor), json_quote(flags.data), json_quote(to_hex(data.digest())),
+      json_quote(ready.tokenizer ? to_hex(ready.tokenizer->digest()) : ""), json_quote(flags.compat.empty() ? "sliding" : "longlora"),
+      flags.max_tokens, contexts);
 }
 
 std::string as_text(const EvalFlags& flags, const ReadyModel& ready, const std::vector<PerplexityResult>& results) {
@@ -88,7 +90,8 @@ std::string as_text(const EvalFlags& flags, const ReadyModel& ready, const std::
   text += flags.max_tokens > 0 ? fmt::format("the first {} tokens", flags.max_tokens) : std::string("all tokens");
   text += flags.compat.empty() ? ", every token scored once\n" : ", LongLoRA's windows (the original's 2.71828 for e differs by < 1e-5)\n";
   text += fmt::format("{:>10} {:>9} {:>10} {:>12}\n", "context", "windows", "tokens", "perplexity");
-  for (const PerplexityResult& r : results) text += fmt::format("{:>10} {:>9} {:>10} {:>12.4f}\n", r.context, r.windows, r.tokens, r.perplexity);
+  for (const PerplexityResult& r : results)
+    text += fmt::format("{:>10} {:>9} {:>10} {:>12.4f}\n", r.context, r.windows, r.tokens, r.perplexity);
   return text;
 }
 
@@ -96,7 +99,8 @@ int perplexity_command(EvalFlags flags) {
   std::vector<int64_t> contexts = contexts_of(flags.contexts);
   if (flags.window > 0) contexts = {flags.window};
   LONGLORA_CHECK(!contexts.empty(), usage, "no context given", "--context", "write for example --context 512,1024");
-  LONGLORA_CHECK(flags.compat.empty() || flags.stride == 0, usage, "--compat longlora has its own stride of 256", "--stride", "leave --stride out");
+  LONGLORA_CHECK(flags.compat.empty() || flags.stride == 0, usage, "--compat longlora has its own stride of 256", "--stride",
+                 "leave --stride out");
   flags.request.model = flags.model;
   flags.request.adapter = flags.adapter;
   flags.request.longest = *std::max_element(contexts.begin(), contexts.end());
@@ -133,8 +137,10 @@ void add_perplexity(Program& p, CLI::App& eval) {
   command->add_option("--adapter", flags->adapter, "PEFT folder to apply");
   command->add_option("--attention", flags->attention, "full, or as_trained (groups)")->check(CLI::IsMember({"full", "as_trained"}));
   command->add_option("--group", flags->group, "group of as_trained in tokens, when the model does not say")->check(CLI::PositiveNumber);
-  command->add_option("--rope-factor", flags->request.rope_factor, "total linear RoPE factor in place of the model's")->check(CLI::PositiveNumber);
-  command->add_option("--compat", flags->compat, "longlora: its windows, its mean of means, its raw uint16 data")->check(CLI::IsMember({"longlora"}));
+  command->add_option("--rope-factor", flags->request.rope_factor, "total linear RoPE factor in place of the model's")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--compat", flags->compat, "longlora: its windows, its mean of means, its raw uint16 data")
+      ->check(CLI::IsMember({"longlora"}));
   command->add_option("--max-tokens", flags->max_tokens, "only the first N tokens of each file");
   command->add_option("--dtype", flags->request.dtype, "compute type")->check(CLI::IsMember({"auto", "bf16", "fp32"}));
   command->add_flag("--document-mask", flags->document_mask, "attention and positions restart at each document");
@@ -145,7 +151,8 @@ void add_perplexity(Program& p, CLI::App& eval) {
 }  // namespace
 
 void add_eval(Program& p) {
-  CLI::App* command = add_command(p, "eval", "measures a model", "longlora-train eval perplexity --model out/merged --data emma.txt --context 512,4k");
+  CLI::App* command =
+      add_command(p, "eval", "measures a model", "longlora-train eval perplexity --model out/merged --data emma.txt --context 512,4k");
   command->require_subcommand(1);
   add_perplexity(p, *command);
   CLI::App* passkey = command->add_subcommand("passkey", "passkey retrieval (not in this version)");

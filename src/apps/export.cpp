@@ -28,10 +28,14 @@ void check_flags(const ExportFlags& flags) {
 int export_command(const ExportFlags& flags) {
   check_flags(flags);
   // Every merged tensor is re-read and compared before the folder becomes visible, with or without --verify.
-  const ExportRequest request{.to = flags.to, .format = flags.format == "peft" ? ExportFormat::peft : ExportFormat::merged,
-                              .dtype = dtype_from(flags.dtype), .max_shard_bytes = bytes_from(flags.max_shard_size, "--max-shard-size")};
-  if (!flags.run.empty()) export_run(flags.run, request);
-  else export_adapter(flags.adapter, flags.base, request);
+  const ExportRequest request{.to = flags.to,
+                              .format = flags.format == "peft" ? ExportFormat::peft : ExportFormat::merged,
+                              .dtype = dtype_from(flags.dtype),
+                              .max_shard_bytes = bytes_from(flags.max_shard_size, "--max-shard-size")};
+  if (!flags.run.empty())
+    export_run(flags.run, request);
+  else
+    export_adapter(flags.adapter, flags.base, request);
   print_out(flags.to + "\n");
   return 0;
 }
@@ -47,7 +51,8 @@ void add_export(Program& p) {
   command->add_option("--base", flags->base, "base model of the adapter");
   command->add_option("--to", flags->to, "folder to write; must not exist")->required();
   command->add_option("--format", flags->format, "merged or peft")->check(CLI::IsMember({"merged", "peft", "gguf"}));
-  command->add_option("--dtype", flags->dtype, "dtype of a merged folder (default: the base's)")->check(CLI::IsMember({"bf16", "fp16", "fp32"}));
+  command->add_option("--dtype", flags->dtype, "dtype of a merged folder (default: the base's)")
+      ->check(CLI::IsMember({"bf16", "fp16", "fp32"}));
   command->add_option("--max-shard-size", flags->max_shard_size, "largest file, for example 5GB");
   command->add_flag("--verify", flags->verify, "re-read and compare what was written (always done)");
   command->callback([&p, flags] { p.action = [flags] { return export_command(*flags); }; });

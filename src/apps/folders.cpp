@@ -14,7 +14,7 @@ std::optional<DType> dtype_from(const std::string& name) {
 uint64_t bytes_from(const std::string& text, const std::string& flag) {
   const size_t end = std::min(text.find_first_not_of("0123456789"), text.size());
   const std::string digits = text.substr(0, end), unit = text.substr(end);
-  const std::pair<const char*, uint64_t> units[] = {{"", 1}, {"KB", 1000}, {"MB", 1'000'000}, {"GB", 1'000'000'000},
+  const std::pair<const char*, uint64_t> units[] = {{"", 1},          {"KB", 1000},     {"MB", 1'000'000}, {"GB", 1'000'000'000},
                                                     {"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}};
   if (!digits.empty() && digits.size() <= 12) {
     for (const auto& [name, bytes] : units) {

@@ -77,7 +77,8 @@ void add_generate(Program& p) {
   command->add_option("--model", flags->model, "Hugging Face folder")->required();
   command->add_option("--prompt", flags->prompt, "text to continue")->required();
   command->add_option("--adapter", flags->adapter, "PEFT folder to apply");
-  command->add_option("--rope-factor", flags->request.rope_factor, "total linear RoPE factor in place of the model's")->check(CLI::PositiveNumber);
+  command->add_option("--rope-factor", flags->request.rope_factor, "total linear RoPE factor in place of the model's")
+      ->check(CLI::PositiveNumber);
   command->add_option("--max-new-tokens", flags->max_new_tokens, "stop after this many")->check(CLI::PositiveNumber);
   command->add_option("--temperature", flags->temperature, "0 is greedy")->check(CLI::NonNegativeNumber);
   command->add_option("--top-p", flags->top_p, "keep the most likely tokens of this mass")->check(CLI::Range(0.0, 1.0));

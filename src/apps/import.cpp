@@ -9,7 +9,9 @@
 namespace longlora::apps {
 namespace {
 
-struct ImportFlags { std::string from, to, dtype, max_shard_size = "5GB"; };
+struct ImportFlags {
+  std::string from, to, dtype, max_shard_size = "5GB";
+};
 
 int import_command(const ImportFlags& flags) {
   LONGLORA_CHECK(!std::filesystem::exists(flags.to), busy, "the target exists", flags.to, "choose another --to, or remove it");

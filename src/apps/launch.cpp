@@ -5,7 +5,8 @@
 namespace longlora::apps {
 
 void add_launch(Program& p) {
-  CLI::App* command = add_command(p, "launch", "starts several ranks (not in this version)", "longlora-train train -c configs/quickstart.yaml");
+  CLI::App* command =
+      add_command(p, "launch", "starts several ranks (not in this version)", "longlora-train train -c configs/quickstart.yaml");
   command->allow_extras();
   command->prefix_command();
   command->callback([&p] {

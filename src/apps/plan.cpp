@@ -40,7 +40,8 @@ std::string plan_json(const MemoryPlan& plan, const RunPlan& run, const Paramete
   std::string layers;
   for (const std::string& policy : plan.layer_policy) layers += (layers.empty() ? "" : ", ") + json_quote(policy);
   return fmt::format(
-      "{{\"policy\": {}, \"layer_policy\": [{}], \"sequence_length\": {}, \"group\": {}, \"parameters\": {{\"total\": {}, \"trainable\": {}, "
+      "{{\"policy\": {}, \"layer_policy\": [{}], \"sequence_length\": {}, \"group\": {}, \"parameters\": {{\"total\": {}, \"trainable\": "
+      "{}, "
       "\"lora\": {}, \"norms\": {}, \"embeddings\": {}, \"head\": {}, \"projections\": {}}}, \"device_bytes\": {}, \"host_bytes\": {}, "
       "\"budget_bytes\": {}, \"row_tile\": {}, \"flops\": {{\"model\": {}, \"hardware\": {}}}, \"max_context\": {}}}\n",
       json_quote(plan.policy_name()), layers, run.sequence_length, run.group, counts.total, counts.trainable, counts.lora, counts.norms,
@@ -67,7 +68,8 @@ std::string plan_text(const MemoryPlan& plan, const RunPlan& run, const Paramete
 }
 
 int plan(const PlanFlags& flags) {
-  LONGLORA_CHECK(flags.ranks == 1, config, "plans for " + std::to_string(flags.ranks) + " ranks are not in this version", "--ranks", "use --ranks 1");
+  LONGLORA_CHECK(flags.ranks == 1, config, "plans for " + std::to_string(flags.ranks) + " ranks are not in this version", "--ranks",
+                 "use --ranks 1");
   const LoadedConfig loaded = load_config(sources_of(flags.config));
   const TrainConfig& config = loaded.config;
   const BaseModel base(config.model.path, false);

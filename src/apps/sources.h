@@ -10,7 +10,7 @@ namespace longlora::apps {
 
 struct ConfigFlags {
   std::string file, output_dir;
-  std::vector<std::string> assignments;      // key=value
+  std::vector<std::string> assignments;  // key=value
 };
 void add_config_flags(CLI::App&, ConfigFlags&);
 /// `legacy`: arguments CLI11 did not know; translated with a notice each, or ErrorKind::usage.

@@ -20,16 +20,24 @@ struct TokenizeFlags {
 
 void show_progress(const TokenizeProgress& progress) {
   if (::isatty(STDERR_FILENO) == 0 || progress.bytes_total == 0) return;
-  const std::string text = fmt::format("\r{:.0f} % {} tokens\x1b[K", 100.0 * static_cast<double>(progress.bytes_done) /
-                                       static_cast<double>(progress.bytes_total), progress.tokens);
+  const std::string text =
+      fmt::format("\r{:.0f} % {} tokens\x1b[K",
+                  100.0 * static_cast<double>(progress.bytes_done) / static_cast<double>(progress.bytes_total), progress.tokens);
   [[maybe_unused]] const ssize_t ignored = ::write(STDERR_FILENO, text.data(), text.size());
 }
 
 int tokenize(const TokenizeFlags& flags) {
   const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(flags.model);
-  TokenizeOptions options{.tokenizer = tokenizer.get(), .format = flags.format, .field = flags.field, .split = flags.split,
-                          .separator = flags.separator, .template_name = flags.template_name, .parse_special = flags.parse_special,
-                          .threads = compute_threads(), .force = flags.force, .program_version = std::string(kVersion)};
+  TokenizeOptions options{.tokenizer = tokenizer.get(),
+                          .format = flags.format,
+                          .field = flags.field,
+                          .split = flags.split,
+                          .separator = flags.separator,
+                          .template_name = flags.template_name,
+                          .parse_special = flags.parse_special,
+                          .threads = compute_threads(),
+                          .force = flags.force,
+                          .program_version = std::string(kVersion)};
   options.progress = show_progress;
   const std::vector<std::filesystem::path> inputs(flags.inputs.begin(), flags.inputs.end());
   const TokenizeResult result = tokenize_files(inputs, flags.output, options);

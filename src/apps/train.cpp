@@ -18,10 +18,14 @@ struct TrainFlags {
 
 int train(const TrainFlags& flags, const std::vector<std::string>& legacy, const GlobalOptions& globals) {
   write_exit_file_at_end();
-  TrainRequest request{.sources = sources_of(flags.config, legacy), .dry_run = flags.dry_run, .dump_gradients = flags.dump_gradients,
+  TrainRequest request{.sources = sources_of(flags.config, legacy),
+                       .dry_run = flags.dry_run,
+                       .dump_gradients = flags.dump_gradients,
                        .progress = globals.progress_mode()};
-  if (flags.resume == "never") request.resume = ResumeMode::never;
-  else if (flags.resume != "auto") request.resume = ResumeMode::path, request.resume_path = flags.resume;
+  if (flags.resume == "never")
+    request.resume = ResumeMode::never;
+  else if (flags.resume != "auto")
+    request.resume = ResumeMode::path, request.resume_path = flags.resume;
   return run_training(request);
 }
 
@@ -38,7 +42,7 @@ void add_train(Program& p) {
   command->add_option("--dump-gradients", flags->dump_gradients, "write the gradients of the first step as safetensors and stop");
   command->callback([&p, flags] {
     p.blocks_stop_signals = true;
-    p.takes_unknown = true;              // LongLoRA's own flags are translated
+    p.takes_unknown = true;  // LongLoRA's own flags are translated
     p.action = [&p, flags] { return train(*flags, p.app.remaining(true), p.globals); };
   });
 }

@@ -25,12 +25,13 @@ int64_t available_memory() {
     int64_t kib = 0;
     if (words >> key >> kib && key == "MemAvailable:") return kib * 1024;
   }
-  return int64_t{4} << 30;      // no procfs: a cautious guess
+  return int64_t{4} << 30;  // no procfs: a cautious guess
 }
 
 int64_t control_group_room() {
-  const std::pair<const char*, const char*> files[] = {{"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"},
-                                                       {"/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"}};
+  const std::pair<const char*, const char*> files[] = {
+      {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"},
+      {"/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"}};
   for (const auto& [limit_file, usage_file] : files) {
     const int64_t limit = number_in(limit_file), usage = number_in(usage_file);
     if (limit != kUnlimited && usage != kUnlimited && limit > usage) return limit - usage;

@@ -1,10 +1,11 @@
 #include "longlora/plan/memory_plan.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <optional>
 
 #include "longlora/core/error.h"
-#include <fmt/format.h>
 #include "plan/shapes.h"
 
 namespace longlora {
@@ -25,7 +26,9 @@ struct Mix {
   }
 };
 
-struct Bytes { int64_t kept = 0, workspace = 0; };
+struct Bytes {
+  int64_t kept = 0, workspace = 0;
+};
 
 /// Largest sum of kept layers and the workspace of the layer whose backward runs: what is alive at the worst moment.
 Bytes activation_bytes(const Shapes& s, const Mix& mix) {
@@ -82,24 +85,32 @@ Mix fixed_mix(const Shapes& s, MemoryPolicy policy) {
 
 std::string gib(int64_t bytes) { return fmt::format("{:.1f} GiB", static_cast<double>(bytes) / (1 << 30)); }
 
-[[noreturn]] void refuse(const ModelConfig& model, const TrainConfig& config, const RunPlan& run, const PlanTarget& target, int64_t needed) {
+[[noreturn]] void refuse(const ModelConfig& model, const TrainConfig& config, const RunPlan& run, const PlanTarget& target,
+                         int64_t needed) {
   const int64_t fits = largest_context(model, config, run, target);
   const std::string budget_key = target.device == PlanTarget::Device::cpu ? "memory.host_budget" : "memory.device_budget";
   std::string remedies;
   if (config.memory.policy != MemoryPolicy::automatic) remedies += "memory.policy: auto, ";
-  if (fits > 0 && fits < run.sequence_length) remedies += "data.sequence_length <= " + std::to_string(fits) + ", ";
-  else if (run.micro_batch > 1) remedies += "train.micro_batch: 1, ";
+  if (fits > 0 && fits < run.sequence_length)
+    remedies += "data.sequence_length <= " + std::to_string(fits) + ", ";
+  else if (run.micro_batch > 1)
+    remedies += "train.micro_batch: 1, ";
   remedies += budget_key + " >= " + gib(needed);
   if (config.tuning.mode == TuningMode::lora && config.tuning.train_embeddings) remedies += ", or tuning.train_embeddings: false";
-  fail(ErrorKind::memory, "needs " + gib(needed) + " of memory, " + gib(target.budget_bytes) + " may be used", budget_key, "set " + remedies);
+  fail(ErrorKind::memory, "needs " + gib(needed) + " of memory, " + gib(target.budget_bytes) + " may be used", budget_key,
+       "set " + remedies);
 }
 
 void fill(MemoryPlan& result, const Shapes& s, const Mix& mix) {
   const Bytes active = activation_bytes(s, mix);
-  std::vector<std::pair<std::string, int64_t>> parts = {
-      {"weights", s.weight_bytes()}, {"optimizer_and_gradient", s.state_bytes()}, {"gradient_tree", s.tree_bytes()},
-      {"runtime", s.runtime_bytes()}, {"tile_or_loss_chunk", std::max(s.tile_bytes(), s.loss_chunk_bytes())},
-      {"tables", s.per_token_bytes()}, {"kept_activations", active.kept}, {"layer_workspace", active.workspace}};
+  std::vector<std::pair<std::string, int64_t>> parts = {{"weights", s.weight_bytes()},
+                                                        {"optimizer_and_gradient", s.state_bytes()},
+                                                        {"gradient_tree", s.tree_bytes()},
+                                                        {"runtime", s.runtime_bytes()},
+                                                        {"tile_or_loss_chunk", std::max(s.tile_bytes(), s.loss_chunk_bytes())},
+                                                        {"tables", s.per_token_bytes()},
+                                                        {"kept_activations", active.kept},
+                                                        {"layer_workspace", active.workspace}};
   int64_t total = 0;
   for (const auto& [name, bytes] : parts) total += bytes;
   parts.emplace_back("total", total);
@@ -133,7 +144,8 @@ bool fits_at(const ModelConfig& model, const TrainConfig& config, RunPlan run, c
 int64_t MemoryPlan::peak_bytes() const { return std::max(device_bytes.back().second, host_bytes.back().second); }
 
 std::string MemoryPlan::policy_name() const {
-  const bool uniform = std::all_of(layer_policy.begin(), layer_policy.end(), [&](const std::string& p) { return p == layer_policy.front(); });
+  const bool uniform =
+      std::all_of(layer_policy.begin(), layer_policy.end(), [&](const std::string& p) { return p == layer_policy.front(); });
   return uniform && !layer_policy.empty() ? layer_policy.front() : "mixed";
 }
 
@@ -167,11 +179,13 @@ MemoryPlan make_memory_plan(const ModelConfig& model, const TrainConfig& config,
 
 int64_t largest_context(const ModelConfig& model, const TrainConfig& config, const RunPlan& run, const PlanTarget& target) {
   constexpr int64_t kStep = 256;
-  int64_t low = 0, high = (int64_t{1} << 24) / kStep;       // in steps; peak grows with the length
+  int64_t low = 0, high = (int64_t{1} << 24) / kStep;  // in steps; peak grows with the length
   while (low < high) {
     const int64_t middle = (low + high + 1) / 2;
-    if (fits_at(model, config, run, target, middle * kStep)) low = middle;
-    else high = middle - 1;
+    if (fits_at(model, config, run, target, middle * kStep))
+      low = middle;
+    else
+      high = middle - 1;
   }
   return low * kStep;
 }

@@ -5,12 +5,18 @@
 namespace longlora {
 namespace {
 
-struct Projection { LoraTarget target; int64_t in, out; };
+struct Projection {
+  LoraTarget target;
+  int64_t in, out;
+};
 
 int64_t lora_parameters(const ModelConfig& m, const TrainConfig::Tuning::Lora& lora) {
-  const Projection projections[] = {{LoraTarget::q_proj, m.hidden_size, m.q_width()},           {LoraTarget::k_proj, m.hidden_size, m.kv_width()},
-                                    {LoraTarget::v_proj, m.hidden_size, m.kv_width()},          {LoraTarget::o_proj, m.q_width(), m.hidden_size},
-                                    {LoraTarget::gate_proj, m.hidden_size, m.intermediate_size}, {LoraTarget::up_proj, m.hidden_size, m.intermediate_size},
+  const Projection projections[] = {{LoraTarget::q_proj, m.hidden_size, m.q_width()},
+                                    {LoraTarget::k_proj, m.hidden_size, m.kv_width()},
+                                    {LoraTarget::v_proj, m.hidden_size, m.kv_width()},
+                                    {LoraTarget::o_proj, m.q_width(), m.hidden_size},
+                                    {LoraTarget::gate_proj, m.hidden_size, m.intermediate_size},
+                                    {LoraTarget::up_proj, m.hidden_size, m.intermediate_size},
                                     {LoraTarget::down_proj, m.intermediate_size, m.hidden_size}};
   int64_t count = 0;
   for (const Projection& p : projections) {
@@ -27,11 +33,20 @@ ParameterCounts count_parameters(const ModelConfig& model, const TrainConfig::Tu
     int64_t elements = 1;
     for (int64_t dimension : tensor.shape) elements *= dimension;
     switch (tensor.role) {
-      case Role::projection: counts.projections += elements; break;
-      case Role::norm: counts.norms += elements; break;
-      case Role::embedding: counts.embeddings += elements; break;
-      case Role::head: counts.head += elements; break;
-      case Role::lora: break;      // not part of a base model
+      case Role::projection:
+        counts.projections += elements;
+        break;
+      case Role::norm:
+        counts.norms += elements;
+        break;
+      case Role::embedding:
+        counts.embeddings += elements;
+        break;
+      case Role::head:
+        counts.head += elements;
+        break;
+      case Role::lora:
+        break;  // not part of a base model
     }
   }
   const bool lora = tuning.mode == TuningMode::lora;

@@ -8,9 +8,9 @@
 namespace longlora::plan {
 namespace {
 
-constexpr int64_t kMaxRowTile = 4096;                       // tokens
-constexpr int64_t kLossChunkLimit = int64_t{512} << 20;     // bytes of fp32 logits
-constexpr int64_t kGpuRuntime = int64_t{1} << 30;           // assumed until measured
+constexpr int64_t kMaxRowTile = 4096;                    // tokens
+constexpr int64_t kLossChunkLimit = int64_t{512} << 20;  // bytes of fp32 logits
+constexpr int64_t kGpuRuntime = int64_t{1} << 30;        // assumed until measured
 
 int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
@@ -31,8 +31,8 @@ double attention_flops(const Shapes& s, const TrainConfig& config, int64_t group
   const bool full = config.attention.kind == AttentionKind::full || group <= 0;
   const double whole = static_cast<double>(T) * static_cast<double>(T + 1) / 2;
   const double plain = full ? whole : static_cast<double>(allowed_pairs(T, group, Shift::none));
-  const double shifted = full || config.attention.kind == AttentionKind::s2_wrap
-                             ? plain : static_cast<double>(allowed_pairs(T, group, Shift::half_group));
+  const double shifted =
+      full || config.attention.kind == AttentionKind::s2_wrap ? plain : static_cast<double>(allowed_pairs(T, group, Shift::half_group));
   double pairs = 0;
   for (int64_t layer = 0; layer < s.layers; ++layer) {
     const auto pattern = config.attention.pattern.value_or(AttentionPattern::cross_heads);
@@ -45,24 +45,35 @@ double attention_flops(const Shapes& s, const TrainConfig& config, int64_t group
 }  // namespace
 
 Shapes::Shapes(const ModelConfig& model, const TrainConfig& config, const RunPlan& run, const PlanTarget& target)
-    : layers(model.num_layers), hidden(model.hidden_size), ffn(model.intermediate_size), heads(model.num_heads), kv_heads(model.num_kv_heads),
-      head_dim(model.head_dim), q_width(model.q_width()), kv_width(model.kv_width()), vocab(model.vocab_size),
-      tokens(run.micro_batch * run.sequence_length), sequence_length(run.sequence_length), element_bytes(target.element_bytes),
-      shards(run.accumulation), row_tile(row_tile_of(run.sequence_length, run.group, config.attention.kind)),
-      loss_rows(loss_rows_of(model.vocab_size, row_tile)), tied(model.tied), full_tuning(config.tuning.mode == TuningMode::full),
-      gpu(target.device == PlanTarget::Device::gpu), counts(count_parameters(model, config.tuning)) {
+    : layers(model.num_layers),
+      hidden(model.hidden_size),
+      ffn(model.intermediate_size),
+      heads(model.num_heads),
+      kv_heads(model.num_kv_heads),
+      head_dim(model.head_dim),
+      q_width(model.q_width()),
+      kv_width(model.kv_width()),
+      vocab(model.vocab_size),
+      tokens(run.micro_batch * run.sequence_length),
+      sequence_length(run.sequence_length),
+      element_bytes(target.element_bytes),
+      shards(run.accumulation),
+      row_tile(row_tile_of(run.sequence_length, run.group, config.attention.kind)),
+      loss_rows(loss_rows_of(model.vocab_size, row_tile)),
+      tied(model.tied),
+      full_tuning(config.tuning.mode == TuningMode::full),
+      gpu(target.device == PlanTarget::Device::gpu),
+      counts(count_parameters(model, config.tuning)) {
   const bool lora = config.tuning.mode == TuningMode::lora;
   head_trained = full_tuning || (lora && (tied ? config.tuning.train_embeddings : config.tuning.train_head.value_or(false)));
   attention_flops_per_token = attention_flops(*this, config, run.group);
 }
 
-int64_t Shapes::layer_matmul_parameters() const {
-  return layers * (2 * hidden * q_width + 2 * hidden * kv_width + 3 * hidden * ffn);
-}
+int64_t Shapes::layer_matmul_parameters() const { return layers * (2 * hidden * q_width + 2 * hidden * kv_width + 3 * hidden * ffn); }
 
 double Shapes::model_flops_per_token() const {
   const double n = static_cast<double>(layer_matmul_parameters()), vh = static_cast<double>(vocab * hidden);
-  const double layer_products = full_tuning ? 6 * n : 4 * n;     // frozen weights have no weight gradient
+  const double layer_products = full_tuning ? 6 * n : 4 * n;  // frozen weights have no weight gradient
   return layer_products + (head_trained ? 6 : 4) * vh + 3.5 * attention_flops_per_token + 6 * static_cast<double>(counts.lora);
 }
 
@@ -74,7 +85,7 @@ double Shapes::recompute_flops_per_token(Keep keep) const {
 }
 
 int64_t Shapes::weight_bytes() const {
-  const int64_t augmentation = gpu ? 64 * element_bytes * layers * (2 * hidden + 2 * kv_width) : 0;   // 64 columns of q, k, v, o
+  const int64_t augmentation = gpu ? 64 * element_bytes * layers * (2 * hidden + 2 * kv_width) : 0;  // 64 columns of q, k, v, o
   return element_bytes * (layer_matmul_parameters() + vocab * hidden * (tied ? 1 : 2) + (2 * layers + 1) * hidden) + augmentation;
 }
 
@@ -103,9 +114,9 @@ int64_t Shapes::kept_bytes(Keep keep) const {
 
 int64_t Shapes::workspace_bytes(Keep keep) const {
   const int64_t e = element_bytes;
-  int64_t bytes = e * hidden + e * q_width + 2 * e * kv_width + 4 * heads;              // dx, dO, dK and dV, delta
-  if (keep != Keep::save_all) bytes += e * (q_width + 2 * kv_width);                    // q, k, v
-  if (keep == Keep::checkpoint) bytes += e * q_width + 4 * heads;                       // O, lse
+  int64_t bytes = e * hidden + e * q_width + 2 * e * kv_width + 4 * heads;  // dx, dO, dK and dV, delta
+  if (keep != Keep::save_all) bytes += e * (q_width + 2 * kv_width);        // q, k, v
+  if (keep == Keep::checkpoint) bytes += e * q_width + 4 * heads;           // O, lse
   return tokens * bytes;
 }
 

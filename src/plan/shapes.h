@@ -19,15 +19,15 @@ struct Shapes {
   bool tied, head_trained, full_tuning, gpu;
   ParameterCounts counts;
 
-  int64_t layer_matmul_parameters() const;     // N
-  double attention_flops_per_token;            // a: forward, all layers, exact pairs
+  int64_t layer_matmul_parameters() const;  // N
+  double attention_flops_per_token;         // a: forward, all layers, exact pairs
   double model_flops_per_token() const;
-  double recompute_flops_per_token(Keep) const;         // of one layer
+  double recompute_flops_per_token(Keep) const;  // of one layer
 
   int64_t weight_bytes() const, state_bytes() const, tree_bytes() const, runtime_bytes() const;
   int64_t tile_bytes() const, loss_chunk_bytes() const, per_token_bytes() const;
-  int64_t kept_bytes(Keep) const;              // one layer, all tokens
-  int64_t workspace_bytes(Keep) const;         // backward of one layer, without what the policy keeps
+  int64_t kept_bytes(Keep) const;       // one layer, all tokens
+  int64_t workspace_bytes(Keep) const;  // backward of one layer, without what the policy keeps
   int64_t fixed_bytes() const;
 };
 

@@ -68,10 +68,14 @@ int64_t status_kib(const char* key) {
 
 std::optional<ComputeType> as_compute(WeightDType dtype) {
   switch (dtype) {
-    case WeightDType::automatic: return std::nullopt;
-    case WeightDType::bf16: return ComputeType::bf16;
-    case WeightDType::fp16: return ComputeType::fp16;
-    case WeightDType::fp32: return ComputeType::fp32;
+    case WeightDType::automatic:
+      return std::nullopt;
+    case WeightDType::bf16:
+      return ComputeType::bf16;
+    case WeightDType::fp16:
+      return ComputeType::fp16;
+    case WeightDType::fp32:
+      return ComputeType::fp32;
   }
   return std::nullopt;
 }
@@ -109,10 +113,14 @@ ComputeType resolve_compute(const TrainConfig& config) {
 
 std::string_view name_of(ComputeType compute) {
   switch (compute) {
-    case ComputeType::automatic: return "auto";
-    case ComputeType::bf16: return "bf16";
-    case ComputeType::fp16: return "fp16";
-    case ComputeType::fp32: return "fp32";
+    case ComputeType::automatic:
+      return "auto";
+    case ComputeType::bf16:
+      return "bf16";
+    case ComputeType::fp16:
+      return "fp16";
+    case ComputeType::fp32:
+      return "fp32";
   }
   return "?";
 }

@@ -26,11 +26,12 @@ struct WindowRow {
     ids.resize(length);
     source.read(window.begin, ids);
     labels.assign(length, TokenBatch::kIgnored);
-    for (uint64_t target = window.scored_from; target < window.end; ++target) labels[target - 1 - window.begin] = ids[target - window.begin];
+    for (uint64_t target = window.scored_from; target < window.end; ++target)
+      labels[target - 1 - window.begin] = ids[target - window.begin];
     document_starts.push_back(0);
     const std::span<const uint64_t> starts = source.document_starts();
     for (auto it = std::upper_bound(starts.begin(), starts.end(), window.begin); it != starts.end() && *it < window.end; ++it) {
-      labels[*it - 1 - window.begin] = TokenBatch::kIgnored;      // nothing before it belongs to its document
+      labels[*it - 1 - window.begin] = TokenBatch::kIgnored;  // nothing before it belongs to its document
       document_starts.push_back(static_cast<int64_t>(*it - window.begin));
     }
     targets = std::count_if(labels.begin(), labels.end(), [](int32_t label) { return label != TokenBatch::kIgnored; });
@@ -62,11 +63,12 @@ std::vector<EvaluationWindow> windows_of(uint64_t tokens, const PerplexityOption
 }
 
 void check(const PerplexityOptions& options) {
-  LONGLORA_CHECK(options.context >= 2, usage, "a context of " + std::to_string(options.context) + " tokens has nothing to predict", "--context",
-                 "use 2 or more");
+  LONGLORA_CHECK(options.context >= 2, usage, "a context of " + std::to_string(options.context) + " tokens has nothing to predict",
+                 "--context", "use 2 or more");
   LONGLORA_CHECK(options.stride < options.context, usage,
                  "a stride of " + std::to_string(options.stride) + " tokens leaves tokens unscored between windows of " +
-                     std::to_string(options.context), "--stride", "use a stride below the context");
+                     std::to_string(options.context),
+                 "--stride", "use a stride below the context");
 }
 
 }  // namespace
@@ -76,7 +78,8 @@ PerplexityResult perplexity(LlamaModel& model, const std::vector<const TokenSour
   model.set_attention(options.attention);
   PerplexityResult result{.context = options.context};
   int64_t total = 0;
-  for (const TokenSource* source : sources) total += static_cast<int64_t>(windows_of(used_tokens(*source, options.max_tokens), options).size());
+  for (const TokenSource* source : sources)
+    total += static_cast<int64_t>(windows_of(used_tokens(*source, options.max_tokens), options).size());
   double sum_of_means = 0;
   for (const TokenSource* source : sources) {
     for (const EvaluationWindow& window : windows_of(used_tokens(*source, options.max_tokens), options)) {
@@ -102,8 +105,9 @@ PerplexityResult perplexity(LlamaModel& model, const std::vector<const TokenSour
 }
 
 std::string to_json(const PerplexityResult& r) {
-  return "{\"context\": " + std::to_string(r.context) + ", \"windows\": " + std::to_string(r.windows) + ", \"tokens\": " +
-         std::to_string(r.tokens) + ", \"nll\": " + json_number(r.nll) + ", \"perplexity\": " + json_number(r.perplexity) + "}";
+  return "{\"context\": " + std::to_string(r.context) + ", \"windows\": " + std::to_string(r.windows) +
+         ", \"tokens\": " + std::to_string(r.tokens) + ", \"nll\": " + json_number(r.nll) +
+         ", \"perplexity\": " + json_number(r.perplexity) + "}";
 }
 
 }  // namespace longlora

@@ -23,7 +23,7 @@ void drop_later_lines(const std::filesystem::path& file, int64_t step) {
       const JsonValue* at = value.find("step");
       if (at != nullptr && at->unsigned_integer().value_or(UINT64_MAX) <= static_cast<uint64_t>(step)) kept += line + "\n";
     } catch (const Error&) {
-      continue;                          // half a line
+      continue;  // half a line
     }
   }
   write_file_atomic(file, kept);

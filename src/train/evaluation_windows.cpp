@@ -7,7 +7,7 @@ namespace longlora {
 std::vector<EvaluationWindow> sliding_windows(uint64_t tokens, uint64_t context, uint64_t stride) {
   std::vector<EvaluationWindow> windows;
   if (tokens < 2) return windows;
-  uint64_t scored = 1;                         // the first token of a stream has no prediction
+  uint64_t scored = 1;  // the first token of a stream has no prediction
   for (uint64_t begin = 0; scored < tokens; begin += stride) {
     const uint64_t end = std::min(begin + context, tokens);
     windows.push_back({begin, end, std::max(scored, begin + 1)});

@@ -26,7 +26,10 @@ constexpr auto kCrcTable = make_crc_table();
 /// The mask of the TFRecord format keeps a CRC stored beside its own data from being a CRC of itself.
 uint32_t masked_crc(std::string_view bytes) { return std::rotr(crc32c(bytes), 15) + 0xa282ead8u; }
 
-template <class T> void append_little_endian(std::string& out, T value) { out.append(reinterpret_cast<const char*>(&value), sizeof value); }
+template <class T>
+void append_little_endian(std::string& out, T value) {
+  out.append(reinterpret_cast<const char*>(&value), sizeof value);
+}
 
 void append_varint(std::string& out, uint64_t value) {
   for (; value >= 0x80; value >>= 7) out.push_back(static_cast<char>((value & 0x7f) | 0x80));
@@ -44,7 +47,7 @@ void append_bytes(std::string& out, uint32_t field, std::string_view bytes) {
 
 std::string event_start(double wall_seconds) {
   std::string event;
-  append_key(event, 1, kFixed64);       // Event.wall_time
+  append_key(event, 1, kFixed64);  // Event.wall_time
   append_little_endian(event, wall_seconds);
   return event;
 }
@@ -78,13 +81,13 @@ std::string scalar_event(double seconds, int64_t step, const std::vector<std::pa
   std::string summary;
   for (const auto& [tag, number] : scalars) {
     std::string value;
-    append_bytes(value, 1, tag);        // Summary.Value.tag
-    append_key(value, 2, kFixed32);     // Summary.Value.simple_value
+    append_bytes(value, 1, tag);     // Summary.Value.tag
+    append_key(value, 2, kFixed32);  // Summary.Value.simple_value
     append_little_endian(value, static_cast<float>(number));
     append_bytes(summary, 1, value);
   }
   std::string event = event_start(seconds);
-  append_key(event, 2, kVarint);        // Event.step
+  append_key(event, 2, kVarint);  // Event.step
   append_varint(event, static_cast<uint64_t>(step));
   append_bytes(event, 5, summary);
   return event;

@@ -15,8 +15,10 @@ void refuse_existing(const std::filesystem::path& to) {
 }
 
 void write(LlamaModel& model, const ExportContext& context, const ExportRequest& request) {
-  if (request.format == ExportFormat::peft) export_peft(model, context, request.to);
-  else export_merged(model, context, request.to, request.dtype, request.max_shard_bytes);
+  if (request.format == ExportFormat::peft)
+    export_peft(model, context, request.to);
+  else
+    export_merged(model, context, request.to, request.dtype, request.max_shard_bytes);
 }
 
 /// Reading a checkpoint must not disturb the run that may be writing others: nothing is renamed or removed here.
@@ -59,11 +61,15 @@ void export_adapter(const std::filesystem::path& adapter, const std::filesystem:
   refuse_existing(request.to);
   const BaseModel base(base_path);
   const AdapterInfo info = read_adapter_info(adapter, base.config);
-  ExportContext context{.base = &base, .version = std::string(kVersion), .group = info.group.value_or(0),
+  ExportContext context{.base = &base,
+                        .version = std::string(kVersion),
+                        .group = info.group.value_or(0),
                         .attention = info.attention.value_or(AttentionKind::full)};
   context.rope = {.old_context = info.base_context.value_or(base.config.max_position),
-                  .new_context = info.context.value_or(base.config.max_position), .before = base.config.rope,
-                  .after = info.rope.value_or(base.config.rope), .new_max_position = info.max_position.value_or(base.config.max_position)};
+                  .new_context = info.context.value_or(base.config.max_position),
+                  .before = base.config.rope,
+                  .after = info.rope.value_or(base.config.rope),
+                  .new_max_position = info.max_position.value_or(base.config.max_position)};
   context.rope.changed = !(context.rope.after == context.rope.before);
   ModelOptions options{.compute = resolve_compute(TrainConfig{}), .tuning = info.tuning};
   LlamaModel model(base.config, context.rope.after, context.rope.new_max_position, context.rope.new_context, options);

@@ -12,7 +12,8 @@ namespace {
 constexpr uint64_t kMaxShardBytes = uint64_t{5} << 30;
 
 /// The old result is moved aside while the new one is written, so there is no moment without a complete one under some name.
-template <class F> void replace_folder(const std::filesystem::path& target, F&& write) {
+template <class F>
+void replace_folder(const std::filesystem::path& target, F&& write) {
   const std::filesystem::path aside = target.parent_path() / ("trash-" + target.filename().string() + "-" + process_nonce());
   const bool had_old = std::filesystem::exists(target);
   if (had_old) std::filesystem::rename(target, aside);
@@ -38,7 +39,10 @@ std::optional<DType> export_dtype(const BaseModel& base) {
 }
 
 ExportContext export_context(const PreparedRun& run) {
-  ExportContext context{.base = run.base.get(), .rope = run.plan.rope, .version = std::string(kVersion), .group = run.plan.group,
+  ExportContext context{.base = run.base.get(),
+                        .rope = run.plan.rope,
+                        .version = std::string(kVersion),
+                        .group = run.plan.group,
                         .attention = run.config().attention.kind};
   context.card["method"] = run.config().tuning.mode == TuningMode::full ? "full fine-tuning" : "LoRA";
   context.card["sequence_length"] = std::to_string(run.plan.sequence_length);

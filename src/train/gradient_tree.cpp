@@ -7,21 +7,23 @@ namespace longlora {
 GradientTree::GradientTree(std::vector<Parameter*> trainable) : trainable_(std::move(trainable)) {}
 
 void GradientTree::begin() {
-  for (Subtree& left_over : open_) spare_.push_back(std::move(left_over.gradients));   // an abandoned step leaves some
+  for (Subtree& left_over : open_) spare_.push_back(std::move(left_over.gradients));  // an abandoned step leaves some
   open_.clear();
 }
 
 void GradientTree::open() {
   for (Parameter* p : trainable_) {
-    if (p->grad.defined()) p->grad.zero_();
-    else p->grad = at::zeros(p->master.sizes(), p->master.options());
+    if (p->grad.defined())
+      p->grad.zero_();
+    else
+      p->grad = at::zeros(p->master.sizes(), p->master.options());
   }
 }
 
 LossSum GradientTree::absorb(const LossSum& right) {
   Subtree left = std::move(open_.back());
   open_.pop_back();
-  for (size_t i = 0; i < trainable_.size(); ++i) trainable_[i]->grad.add_(left.gradients[i]);   // fp32 addition commutes
+  for (size_t i = 0; i < trainable_.size(); ++i) trainable_[i]->grad.add_(left.gradients[i]);  // fp32 addition commutes
   spare_.push_back(std::move(left.gradients));
   return {left.loss.nll_sum + right.nll_sum, left.loss.targets + right.targets};
 }

@@ -9,20 +9,20 @@
 namespace longlora {
 namespace {
 
-std::string_view name_of(AttentionKind kind) {
-  return kind == AttentionKind::full ? "full" : kind == AttentionKind::s2 ? "s2" : "s2_wrap";
-}
+std::string_view name_of(AttentionKind kind) { return kind == AttentionKind::full ? "full" : kind == AttentionKind::s2 ? "s2" : "s2_wrap"; }
 
 std::string metrics_line(const StepReport& r, const SpeedScale& scale) {
   const double rate = static_cast<double>(r.tokens) / r.seconds;
   const auto share = [&](double flops) { return scale.peak_flops_per_second > 0 ? flops * rate / scale.peak_flops_per_second : 0.0; };
   return fmt::format(
-      "{{\"step\": {}, \"loss\": {}, \"grad_norm\": {}, \"lr\": {}, \"tokens\": {}, \"targets\": {}, \"padding\": {}, \"attention\": \"{}\", "
+      "{{\"step\": {}, \"loss\": {}, \"grad_norm\": {}, \"lr\": {}, \"tokens\": {}, \"targets\": {}, \"padding\": {}, \"attention\": "
+      "\"{}\", "
       "\"outcome\": \"{}\", \"first_row\": {}, \"hash\": \"{}\", \"seconds\": {:.4f}, \"tokens_per_second\": {:.1f}, \"mfu\": {:.4f}, "
       "\"hfu\": {:.4f}, \"data_wait_seconds\": {:.4f}, \"memory_bytes\": {}, \"memory_peak_bytes\": {}}}\n",
       r.step, json_number(r.loss), json_number(r.grad_norm), json_number(r.learning_rate), r.tokens, r.targets, r.padding,
       name_of(r.attention), r.outcome == Outcome::applied ? "applied" : "skipped", r.first_row, r.hash, r.seconds, rate,
-      share(scale.model_flops_per_token), share(scale.hardware_flops_per_token), r.data_wait_seconds, resident_bytes(), peak_resident_bytes());
+      share(scale.model_flops_per_token), share(scale.hardware_flops_per_token), r.data_wait_seconds, resident_bytes(),
+      peak_resident_bytes());
 }
 
 }  // namespace
@@ -36,7 +36,7 @@ MetricsObserver::MetricsObserver(const std::filesystem::path& path, uint64_t kee
 void MetricsObserver::after_step(const StepReport& report) {
   const std::string line = metrics_line(report, scale_);
   try {
-    file_->truncate(written_);           // what a failed write left behind
+    file_->truncate(written_);  // what a failed write left behind
     file_->write_all(line);
     written_ += line.size();
     warned_ = false;
@@ -51,7 +51,9 @@ void MetricsObserver::sync() { file_->sync(); }
 EventsObserver::EventsObserver(const std::filesystem::path& folder) : file_(folder) {}
 
 void EventsObserver::after_step(const StepReport& r) {
-  file_.add(r.step, {{"train/loss", r.loss}, {"train/grad_norm", r.grad_norm}, {"train/learning_rate", r.learning_rate},
+  file_.add(r.step, {{"train/loss", r.loss},
+                     {"train/grad_norm", r.grad_norm},
+                     {"train/learning_rate", r.learning_rate},
                      {"speed/tokens_per_second", static_cast<double>(r.tokens) / r.seconds},
                      {"memory/peak_gib", static_cast<double>(peak_resident_bytes()) / (1 << 30)}});
 }

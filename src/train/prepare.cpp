@@ -49,13 +49,15 @@ std::string trained_roles(const TrainConfig::Tuning& tuning, const ParameterCoun
 
 std::string attention_text(const TrainConfig::Attention& attention, const RunPlan& plan) {
   if (attention.kind == AttentionKind::full) return "full";
-  std::string text = std::string(attention.kind == AttentionKind::s2 ? "s2" : "s2_wrap") + ", group " + std::to_string(plan.group) + " tokens";
+  std::string text =
+      std::string(attention.kind == AttentionKind::s2 ? "s2" : "s2_wrap") + ", group " + std::to_string(plan.group) + " tokens";
   if (attention.full_steps > 0) text += ", full in the last " + std::to_string(attention.full_steps) + " steps";
   return text;
 }
 
 std::string memory_text(const MemoryPlan& memory) {
-  std::string text = human_bytes(static_cast<uint64_t>(memory.peak_bytes())) + " of " + human_bytes(static_cast<uint64_t>(memory.budget_bytes)) + ":";
+  std::string text =
+      human_bytes(static_cast<uint64_t>(memory.peak_bytes())) + " of " + human_bytes(static_cast<uint64_t>(memory.budget_bytes)) + ":";
   for (const auto& [name, bytes] : memory.host_bytes) {
     if (name != "total" && bytes > 0) text += " " + name + " " + human_bytes(static_cast<uint64_t>(bytes));
   }
@@ -89,7 +91,9 @@ PreparedRun prepare_run(LoadedConfig loaded) {
 std::vector<KeepPolicy> keep_policies(const MemoryPlan& memory) {
   std::vector<KeepPolicy> policies;
   for (const std::string& name : memory.layer_policy) {
-    policies.push_back(name == "save_all" ? KeepPolicy::save_all : name == "save_attention" ? KeepPolicy::save_attention : KeepPolicy::checkpoint);
+    policies.push_back(name == "save_all"         ? KeepPolicy::save_all
+                       : name == "save_attention" ? KeepPolicy::save_attention
+                                                  : KeepPolicy::checkpoint);
   }
   return policies;
 }
@@ -102,7 +106,8 @@ std::vector<std::string> banner(const PreparedRun& run) {
           std::string(name_of(run.compute)),
       "training   " + counts_text(run.counts) + ": " + trained_roles(config.tuning, run.counts, run.base->config.tied),
       "batch      " + std::to_string(plan.global_batch) + " rows of " + std::to_string(plan.sequence_length) + " tokens a step (" +
-          std::to_string(plan.canonical_shards) + " x " + std::to_string(plan.micro_batch) + "), " + std::to_string(plan.tokens_per_step) + " tokens",
+          std::to_string(plan.canonical_shards) + " x " + std::to_string(plan.micro_batch) + "), " + std::to_string(plan.tokens_per_step) +
+          " tokens",
       "attention  " + attention_text(config.attention, plan),
       "rope       " + plan.rope.summary(),
       "memory     " + memory_text(run.memory),
@@ -115,8 +120,8 @@ std::vector<std::string> banner(const PreparedRun& run) {
 std::unique_ptr<LlamaModel> make_model(const PreparedRun& run, Digest& weights_digest) {
   const TrainConfig& config = run.config();
   const ModelOptions options{.compute = run.compute, .tuning = config.tuning, .seed = static_cast<uint64_t>(config.train.seed)};
-  auto model = std::make_unique<LlamaModel>(run.base->config, run.plan.rope.after, run.plan.rope.new_max_position,
-                                            run.plan.sequence_length, options);
+  auto model = std::make_unique<LlamaModel>(run.base->config, run.plan.rope.after, run.plan.rope.new_max_position, run.plan.sequence_length,
+                                            options);
   if (config.model.init == InitKind::random) {
     model->initialise_base();
     weights_digest = Sha256().update("random").update(run.base->config.json).finish();

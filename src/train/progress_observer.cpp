@@ -37,7 +37,7 @@ std::string bar(int64_t done, int64_t total) {
 
 }  // namespace
 
-ProgressObserver::ProgressObserver(ProgressMode mode, int64_t every, int64_t, int64_t total_steps, std::filesystem::path log_file)
+ProgressObserver::ProgressObserver(ProgressMode mode, int64_t every, int64_t total_steps, std::filesystem::path log_file)
     : mode_(mode), every_(std::max<int64_t>(1, every)), total_steps_(total_steps), log_file_(std::move(log_file)) {
   if (mode_ == ProgressMode::automatic) mode_ = ::isatty(STDERR_FILENO) != 0 ? ProgressMode::bar : ProgressMode::line;
   if (mode_ == ProgressMode::bar) set_before_log(&clear_bar);

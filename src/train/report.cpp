@@ -22,7 +22,8 @@ constexpr std::string_view kStyle =
     "body{font:15px/1.45 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}svg{width:100%;max-width:44rem;display:block;margin:.5rem 0}"
     ".grid{stroke:#ddd}.tick{font:11px sans-serif;fill:#444}.title{font:bold 13px sans-serif}"
-    "table{border-collapse:collapse}td,th{border:1px solid #bbb;padding:.25rem .6rem;text-align:right}td:first-child,th:first-child{text-align:left}";
+    "table{border-collapse:collapse}td,th{border:1px solid #bbb;padding:.25rem "
+    ".6rem;text-align:right}td:first-child,th:first-child{text-align:left}";
 
 /// Lines of a JSON-lines file; a last line cut by a kill is left out.
 std::vector<JsonValue> read_lines(const std::filesystem::path& file) {
@@ -61,7 +62,11 @@ Series series_of(const std::vector<JsonValue>& lines, std::string_view key, doub
 }
 
 std::string training_curves(const std::vector<JsonValue>& lines) {
-  struct Row { const char *key, *title, *unit; double factor; bool zero; };
+  struct Row {
+    const char *key, *title, *unit;
+    double factor;
+    bool zero;
+  };
   constexpr double kPerGib = 1.0 / (1 << 30);
   const Row rows[] = {{"loss", "Loss", "nats per token", 1, false},
                       {"lr", "Learning rate", "rate", 1, true},
@@ -70,7 +75,10 @@ std::string training_curves(const std::vector<JsonValue>& lines) {
                       {"memory_bytes", "Resident memory", "GiB", kPerGib, true}};
   std::string html;
   for (const Row& row : rows) {
-    html += svg_chart({.title = row.title, .x_label = "step", .y_label = row.unit, .series = {series_of(lines, row.key, row.factor)},
+    html += svg_chart({.title = row.title,
+                       .x_label = "step",
+                       .y_label = row.unit,
+                       .series = {series_of(lines, row.key, row.factor)},
                        .y_from_zero = row.zero});
   }
   return html;
@@ -103,8 +111,12 @@ std::string evaluation_section(const JsonValue& evaluation) {
     }
   }
   return "<h2>Perplexity before and after</h2>\n" + table + "</tr></table>\n" +
-         svg_chart({.title = "Perplexity by context", .x_label = "context in tokens", .y_label = "perplexity", .series = series,
-                    .x_axis = Axis::log2, .markers = true});
+         svg_chart({.title = "Perplexity by context",
+                    .x_label = "context in tokens",
+                    .y_label = "perplexity",
+                    .series = series,
+                    .x_axis = Axis::log2,
+                    .markers = true});
 }
 
 std::string validation_section(const std::vector<JsonValue>& lines) {
@@ -135,7 +147,8 @@ std::string summary_section(const std::vector<JsonValue>& lines, const std::opti
     return "<tr><td>" + std::string(name) + "</td><td>" + html_escape(value) + "</td></tr>\n";
   };
   std::string html = "<table>\n" + row("steps", text_of(lines.back(), "step")) + row("tokens", fmt::format("{:.0f}", tokens)) +
-                     row("training time", fmt::format("{:.0f} s", seconds)) + row("speed", fmt::format("{:.0f} tokens/s", tokens / seconds)) +
+                     row("training time", fmt::format("{:.0f} s", seconds)) +
+                     row("speed", fmt::format("{:.0f} tokens/s", tokens / seconds)) +
                      row("last loss", fmt::format("{:.4f}", number_of(lines.back(), "loss"))) +
                      row("peak memory, measured", human_bytes(static_cast<uint64_t>(peak)));
   if (environment) {

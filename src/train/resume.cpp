@@ -19,9 +19,10 @@ bool is_former_value(const std::vector<LineageEntry>& lineage, const std::string
 }
 
 [[noreturn]] void refuse(const std::vector<std::string>& lines, const std::string& paste, const TrainState& state) {
-  const std::string what = std::to_string(lines.size()) + (lines.size() == 1 ? " setting differs" : " settings differ") + " from the saved run";
-  const std::string action = paste.empty() ? "restore the old values, or start anew with another --output-dir"
-                                           : "restore the old values, or confirm with" + paste;
+  const std::string what =
+      std::to_string(lines.size()) + (lines.size() == 1 ? " setting differs" : " settings differ") + " from the saved run";
+  const std::string action =
+      paste.empty() ? "restore the old values, or start anew with another --output-dir" : "restore the old values, or confirm with" + paste;
   fail(ErrorKind::mismatch, what + ": " + lines.front(), "checkpoint of step " + std::to_string(state.step), action, lines);
 }
 
@@ -37,7 +38,8 @@ std::optional<ResumeState> choose_resume(CheckpointFolder& folder, const TrainRe
     const std::vector<int64_t> steps = folder.steps();
     LONGLORA_CHECK(steps.empty() || steps.back() <= found->step, busy,
                    "step " + std::to_string(found->step) + " is older than step " + std::to_string(steps.empty() ? 0 : steps.back()) +
-                       " of this output folder", request.resume_path.string(), "choose another --output-dir");
+                       " of this output folder",
+                   request.resume_path.string(), "choose another --output-dir");
   }
   if (!found) return std::nullopt;
   TrainState state = read_train_state(*found);
@@ -87,8 +89,10 @@ void check_identity(const TrainState& state, const std::map<std::string, std::st
   for (const auto& [name, value] : now) {
     const auto old = state.fingerprint.find(name);
     if (old == state.fingerprint.end() || old->second == value) continue;
-    if (name == "threads" || (deterministic && name != "program")) lines.push_back(name + ": " + old->second + " -> " + value);
-    else log_warning("{} was {} when the checkpoint was written and is {} now: results may differ in the last bits", name, old->second, value);
+    if (name == "threads" || (deterministic && name != "program"))
+      lines.push_back(name + ": " + old->second + " -> " + value);
+    else
+      log_warning("{} was {} when the checkpoint was written and is {} now: results may differ in the last bits", name, old->second, value);
   }
   if (!lines.empty()) refuse(lines, "", state);
 }

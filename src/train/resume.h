@@ -20,7 +20,7 @@ std::optional<ResumeState> choose_resume(CheckpointFolder&, const TrainRequest&)
 
 struct MergedConfig {
   LoadedConfig loaded;
-  std::vector<LineageEntry> lineage;      // the old one plus explicit changes of this start
+  std::vector<LineageEntry> lineage;  // the old one plus explicit changes of this start
   std::vector<std::string> notices;
 };
 /// The configuration that holds from here on. Frozen keys that differ, and explicit keys changed in a file only: ErrorKind::mismatch

@@ -34,7 +34,8 @@ struct RunData {
     if (!options.eos && tokenizer && tokenizer->eos()) options.eos = *tokenizer->eos();
     if (!options.eos && !run.base->config.eos_tokens.empty()) options.eos = run.base->config.eos_tokens.front();
     train = std::make_unique<Dataset>(config.data.train, options);
-    if (config.evaluate.every > 0 && !config.data.validation.empty()) validation = std::make_unique<Dataset>(config.data.validation, options);
+    if (config.evaluate.every > 0 && !config.data.validation.empty())
+      validation = std::make_unique<Dataset>(config.data.validation, options);
   }
 
   Sampler sampler(const TrainConfig& config) const {
@@ -57,7 +58,10 @@ Digest frozen_digest(const TrainConfig& config) { return sha256(canonical_json(c
 Progress restore(const ResumeState& from, LlamaModel& model) {
   load_train_tensors(from.found, model);
   const TrainState& s = from.state;
-  return {.step = s.step, .applied_steps = s.applied_steps, .cursor = {s.next_row, s.skipped_rows}, .targets_seen = s.targets_seen,
+  return {.step = s.step,
+          .applied_steps = s.applied_steps,
+          .cursor = {s.next_row, s.skipped_rows},
+          .targets_seen = s.targets_seen,
           .chain = digest_from_hex(s.chain, "state.json: chain")};
 }
 
@@ -65,9 +69,18 @@ TrainState train_state(const Trainer& trainer, const TrainConfig& config, uint64
                        const std::map<std::string, std::string>& identity, const std::map<std::string, std::string>& prints,
                        const std::vector<LineageEntry>& lineage) {
   const Progress& p = trainer.progress();
-  return {.step = p.step, .applied_steps = p.applied_steps, .next_row = p.cursor.next_row, .skipped_rows = p.cursor.skipped,
-          .targets_seen = p.targets_seen, .chain = digest_hex(p.chain), .metrics_bytes = metrics_bytes, .config_json = canonical_json(config),
-          .frozen_digest = digest_hex(frozen_digest(config)), .identity = identity, .fingerprint = prints, .lineage = lineage};
+  return {.step = p.step,
+          .applied_steps = p.applied_steps,
+          .next_row = p.cursor.next_row,
+          .skipped_rows = p.cursor.skipped,
+          .targets_seen = p.targets_seen,
+          .chain = digest_hex(p.chain),
+          .metrics_bytes = metrics_bytes,
+          .config_json = canonical_json(config),
+          .frozen_digest = digest_hex(frozen_digest(config)),
+          .identity = identity,
+          .fingerprint = prints,
+          .lineage = lineage};
 }
 
 void print_banner(const PreparedRun& run, const std::function<void(const std::string&)>& say) {
@@ -91,7 +104,8 @@ class Run {
     for (const std::string& line : data.train->summary()) folder_.say("data       " + line);
     Digest weights{};
     const std::unique_ptr<LlamaModel> model = make_model(run_, weights);
-    identity_ = {{"weights", digest_hex(weights)}, {"tokenizer", digest_hex(data.tokenizer_digest())}, {"data", digest_hex(data.train->digest())}};
+    identity_ = {
+        {"weights", digest_hex(weights)}, {"tokenizer", digest_hex(data.tokenizer_digest())}, {"data", digest_hex(data.train->digest())}};
     prints_ = fingerprint(run_.compute);
     if (resume_) check_identity(resume_->state, identity_, prints_, run_.config().deterministic);
     folder_.describe(run_, identity_);
@@ -131,11 +145,14 @@ class Run {
     const auto stop_requested = [this] { return stop_.requested(); };
 
     MetricsObserver metrics(out / "metrics.jsonl", resume_ ? resume_->state.metrics_bytes : 0, scale);
-    ProgressObserver progress(request_.progress, config.log.every, first_step, run_.plan.total_steps, folder_.log_file());
-    CheckpointObserver checkpoints(folder_.checkpoints(), model, config.checkpoint.every, config.checkpoint.keep, [&] {
-      metrics.sync();                                          // the recorded length must never exceed the file
-      return train_state(trainer, config, metrics.bytes(), identity_, prints_, lineage_);
-    }, resume_ ? first_step : -1);
+    ProgressObserver progress(request_.progress, config.log.every, run_.plan.total_steps, folder_.log_file());
+    CheckpointObserver checkpoints(
+        folder_.checkpoints(), model, config.checkpoint.every, config.checkpoint.keep,
+        [&] {
+          metrics.sync();  // the recorded length must never exceed the file
+          return train_state(trainer, config, metrics.bytes(), identity_, prints_, lineage_);
+        },
+        resume_ ? first_step : -1);
     std::vector<Observer*> observers = {&metrics, &progress, &checkpoints};
     std::unique_ptr<EventsObserver> events;
     if (config.log.tensorboard && !trainer.done()) observers.push_back((events = std::make_unique<EventsObserver>(out)).get());
@@ -143,7 +160,8 @@ class Run {
     if (data.validation) {
       evaluation = std::make_unique<EvaluationObserver>(
           EvaluationObserver::Parts{model, *data.validation, config, run_.plan, out / "evaluation.jsonl",
-                                    events ? &events->file() : nullptr, stop_requested}, first_step);
+                                    events ? &events->file() : nullptr, stop_requested},
+          first_step);
       observers.push_back(evaluation.get());
     }
     const bool finished = trainer.run(observers, stop_requested);
@@ -163,7 +181,7 @@ class Run {
       write_report(folder_.path());
       folder_.say("report     " + (folder_.path() / "report.html").string());
     } catch (const Error& error) {
-      log_warning("no report: {}", error.what());              // a report never decides how a run ends
+      log_warning("no report: {}", error.what());  // a report never decides how a run ends
     }
     return 0;
   }

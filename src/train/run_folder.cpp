@@ -35,12 +35,14 @@ void probe_writing(const std::filesystem::path& folder) {
 }
 
 void check_space(const PreparedRun& run, const std::filesystem::path& folder) {
-  constexpr uint64_t kBytesPerParameter = 12;                       // master and two moments, fp32
+  constexpr uint64_t kBytesPerParameter = 12;  // master and two moments, fp32
   const uint64_t checkpoint = kBytesPerParameter * static_cast<uint64_t>(run.counts.trainable);
   const uint64_t needed = checkpoint * (static_cast<uint64_t>(run.config().checkpoint.keep) + 1);
   const uint64_t free = free_bytes(folder);
-  LONGLORA_CHECK(free >= needed, io, "needs " + human_bytes(needed) + " for " + std::to_string(run.config().checkpoint.keep + 1) +
-                 " checkpoints, " + human_bytes(free) + " are free", folder.string(), "free space, or lower checkpoint.keep");
+  LONGLORA_CHECK(free >= needed, io,
+                 "needs " + human_bytes(needed) + " for " + std::to_string(run.config().checkpoint.keep + 1) + " checkpoints, " +
+                     human_bytes(free) + " are free",
+                 folder.string(), "free space, or lower checkpoint.keep");
 }
 
 std::string as_json(const std::map<std::string, std::string>& map) {
@@ -75,7 +77,8 @@ void RunFolder::describe(const PreparedRun& run, const std::map<std::string, std
   ::gethostname(host, sizeof host - 1);
   const CpuInfo& cpu = cpu_info();
   const std::string text = fmt::format(
-      "{{\n  \"version\": {},\n  \"started\": {},\n  \"run_id\": {},\n  \"host\": {},\n  \"pid\": {},\n  \"cpu\": {},\n  \"physical_cores\": {},\n"
+      "{{\n  \"version\": {},\n  \"started\": {},\n  \"run_id\": {},\n  \"host\": {},\n  \"pid\": {},\n  \"cpu\": {},\n  "
+      "\"physical_cores\": {},\n"
       "  \"native_bf16\": {},\n  \"fingerprint\": {},\n  \"identity\": {},\n  \"memory_plan_bytes\": {},\n  \"memory_policy\": {}\n}}\n",
       json_quote(kVersion), json_quote(wall_clock_iso8601()), json_quote(run_status().run_id), json_quote(host), ::getpid(),
       json_quote(cpu.model), cpu.physical_cores, cpu.native_bf16, as_json(fingerprint(run.compute)), as_json(identity),

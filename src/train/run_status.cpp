@@ -32,8 +32,8 @@ void write_exit_file_at_end() {
     if (!run_status().output_dir.empty()) write_file_atomic(run_status().output_dir / "exit.json", exit_json(error, code));
     const char* error_file = std::getenv("TORCHELASTIC_ERROR_FILE");
     if (error != nullptr && error_file != nullptr && *error_file != '\0') {
-      write_file_atomic(error_file, "{\"message\": {\"message\": " + json_quote(error->what()) + ", \"extraInfo\": {\"exit_code\": " +
-                                        std::to_string(code) + "}}}\n");
+      write_file_atomic(error_file, "{\"message\": {\"message\": " + json_quote(error->what()) +
+                                        ", \"extraInfo\": {\"exit_code\": " + std::to_string(code) + "}}}\n");
     }
   });
 }

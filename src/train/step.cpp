@@ -30,9 +30,7 @@ int64_t sum_padding(const std::vector<TokenBatch>& shards) {
 AttentionSettings attention_at(const TrainConfig& config, const RunPlan& plan, int64_t step) {
   const bool full = config.attention.kind == AttentionKind::full || step >= plan.total_steps - config.attention.full_steps;
   if (full) return {.kind = AttentionKind::full};
-  return {.kind = config.attention.kind,
-          .pattern = config.attention.pattern.value_or(AttentionPattern::cross_heads),
-          .group = plan.group};
+  return {.kind = config.attention.kind, .pattern = config.attention.pattern.value_or(AttentionPattern::cross_heads), .group = plan.group};
 }
 
 ModelInput Trainer::model_input(const TokenBatch& batch) const {
@@ -47,16 +45,16 @@ ModelInput Trainer::model_input(const TokenBatch& batch) const {
 }
 
 LossSum Trainer::accumulate(const std::vector<TokenBatch>& shards, int64_t targets) {
-  const float scale = static_cast<float>(1.0 / static_cast<double>(targets));   // the only division
+  const float scale = static_cast<float>(1.0 / static_cast<double>(targets));  // the only division
   model_.set_attention(attention_at(config_, plan_, progress_.step));
   tree_.begin();
   for (const TokenBatch& shard : shards) {
     const ModelInput input = model_input(shard);
-    tree_.open();                                                               // zeroed gradients
-    at::Tensor hidden_BTC = model_.forward(input, saved_);                      // saved_ holds what the policy keeps
-    const LossSum loss = model_.loss_backward(hidden_BTC, input.labels_BT, scale);   // hidden becomes its own gradient
+    tree_.open();                                                                   // zeroed gradients
+    at::Tensor hidden_BTC = model_.forward(input, saved_);                          // saved_ holds what the policy keeps
+    const LossSum loss = model_.loss_backward(hidden_BTC, input.labels_BT, scale);  // hidden becomes its own gradient
     model_.backward(std::move(hidden_BTC), input, saved_);
-    tree_.close(loss);                                                          // adds finished siblings, fixed order
+    tree_.close(loss);  // adds finished siblings, fixed order
   }
   return tree_.finish();
 }
@@ -64,7 +62,7 @@ LossSum Trainer::accumulate(const std::vector<TokenBatch>& shards, int64_t targe
 StepReport Trainer::step() {
   const double started = monotonic_seconds(), waited = loader_.wait_seconds();
   StepReport report{.step = progress_.step + 1, .first_row = progress_.cursor.next_row, .rows = static_cast<uint64_t>(plan_.global_batch)};
-  const std::vector<TokenBatch> shards = loader_.step(report.first_row);        // host only
+  const std::vector<TokenBatch> shards = loader_.step(report.first_row);  // host only
   report.data_wait_seconds = loader_.wait_seconds() - waited;
   report.targets = count_targets(shards, report.first_row, report.rows);
   report.tokens = plan_.tokens_per_step;
@@ -78,7 +76,7 @@ StepReport Trainer::step() {
   const double rate_factor = learning_rate_at(config_.schedule, 1.0, progress_.step, plan_.total_steps);
   report.learning_rate = rate_factor * config_.optimizer.learning_rate;
 
-  if (std::isfinite(report.loss) && std::isfinite(report.grad_norm)) {          // before anything moves
+  if (std::isfinite(report.loss) && std::isfinite(report.grad_norm)) {  // before anything moves
     optimizer_.step(progress_.applied_steps + 1, rate_factor, clip_factor(report.grad_norm, config_.optimizer.clip_norm));
     ++progress_.step;
     ++progress_.applied_steps;
@@ -91,9 +89,14 @@ StepReport Trainer::step() {
   progress_.cursor.next_row += report.rows;
   last_losses_.push_back(report.loss);
   if (last_losses_.size() > 20) last_losses_.pop_front();
-  progress_.chain = chain_next(progress_.chain, {.step = static_cast<uint64_t>(report.step), .loss = report.loss, .grad_norm = report.grad_norm,
-                                                 .state = state_digest(model_), .outcome = report.outcome, .first_row = report.first_row,
-                                                 .rows = report.rows, .skipped = &progress_.cursor.skipped});
+  progress_.chain = chain_next(progress_.chain, {.step = static_cast<uint64_t>(report.step),
+                                                 .loss = report.loss,
+                                                 .grad_norm = report.grad_norm,
+                                                 .state = state_digest(model_),
+                                                 .outcome = report.outcome,
+                                                 .first_row = report.first_row,
+                                                 .rows = report.rows,
+                                                 .skipped = &progress_.cursor.skipped});
   report.hash = digest_hex(progress_.chain);
   report.seconds = monotonic_seconds() - started;
   return report;

@@ -24,18 +24,24 @@ sigset_t stop_signals() {
 
 std::string signal_text(int signal) {
   switch (signal) {
-    case SIGTERM: return "SIGTERM";
-    case SIGINT: return "SIGINT";
-    case SIGHUP: return "SIGHUP";
-    case SIGUSR1: return "SIGUSR1";
-    default: return "signal " + std::to_string(signal);
+    case SIGTERM:
+      return "SIGTERM";
+    case SIGINT:
+      return "SIGINT";
+    case SIGHUP:
+      return "SIGHUP";
+    case SIGUSR1:
+      return "SIGUSR1";
+    default:
+      return "signal " + std::to_string(signal);
   }
 }
 
 /// Restores the default action and raises the signal in this thread: the process ends with 128 + n as a shell sees it.
 void end_at_once(int number) {
   static constexpr std::string_view kLine =
-      "longlora-train: error[forced]: second signal, the step was not finished (process); run the same command again, the last checkpoint stands\n";
+      "longlora-train: error[forced]: second signal, the step was not finished (process); run the same command again, the last checkpoint "
+      "stands\n";
   [[maybe_unused]] const ssize_t ignored = ::write(STDERR_FILENO, kLine.data(), kLine.size());
   ::signal(number, SIG_DFL);
   sigset_t one;

@@ -71,13 +71,15 @@ struct Frame {
 std::string grid(const Frame& f, const Chart& chart, const std::vector<double>& x_ticks) {
   std::string out;
   for (double y : ticks(f.y, 5)) {
-    out += fmt::format("<line x1='{}' x2='{}' y1='{:.1f}' y2='{:.1f}' class='grid'/><text x='{}' y='{:.1f}' class='tick' text-anchor='end'>{}</text>\n",
-                       kLeft, kWidth - kRight, f.py(y), f.py(y), kLeft - 6, f.py(y) + 4, number(y));
+    out += fmt::format(
+        "<line x1='{}' x2='{}' y1='{:.1f}' y2='{:.1f}' class='grid'/><text x='{}' y='{:.1f}' class='tick' text-anchor='end'>{}</text>\n",
+        kLeft, kWidth - kRight, f.py(y), f.py(y), kLeft - 6, f.py(y) + 4, number(y));
   }
   for (double x : x_ticks) {
     const std::string label = chart.x_axis == Axis::log2 ? number(std::round(std::exp2(x))) : number(x);
-    out += fmt::format("<line x1='{:.1f}' x2='{:.1f}' y1='{}' y2='{}' class='grid'/><text x='{:.1f}' y='{}' class='tick' text-anchor='middle'>{}</text>\n",
-                       f.px(x), f.px(x), kTop, kHeight - kBottom, f.px(x), kHeight - kBottom + 16, label);
+    out += fmt::format(
+        "<line x1='{:.1f}' x2='{:.1f}' y1='{}' y2='{}' class='grid'/><text x='{:.1f}' y='{}' class='tick' text-anchor='middle'>{}</text>\n",
+        f.px(x), f.px(x), kTop, kHeight - kBottom, f.px(x), kHeight - kBottom + 16, label);
   }
   return out;
 }
@@ -98,9 +100,11 @@ std::string legend(const std::vector<Series>& series) {
   std::string out;
   for (size_t i = 0; i < series.size(); ++i) {
     const double y = kTop + 14 + 16 * static_cast<double>(i);
-    out += fmt::format("<line x1='{}' x2='{}' y1='{}' y2='{}' stroke='{}' stroke-width='1.6' stroke-dasharray='{}'/><text x='{}' y='{}' class='tick'>{}</text>\n",
-                       kWidth - 220, kWidth - 190, y - 4, y - 4, kColours[i % std::size(kColours)], kDashes[i % std::size(kDashes)],
-                       kWidth - 184, y, html_escape(series[i].label));
+    out += fmt::format(
+        "<line x1='{}' x2='{}' y1='{}' y2='{}' stroke='{}' stroke-width='1.6' stroke-dasharray='{}'/><text x='{}' y='{}' "
+        "class='tick'>{}</text>\n",
+        kWidth - 220, kWidth - 190, y - 4, y - 4, kColours[i % std::size(kColours)], kDashes[i % std::size(kDashes)], kWidth - 184, y,
+        html_escape(series[i].label));
   }
   return out;
 }
@@ -111,12 +115,23 @@ std::string html_escape(std::string_view text) {
   std::string out;
   for (char c : text) {
     switch (c) {
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '&': out += "&amp;"; break;
-      case '"': out += "&quot;"; break;
-      case '\'': out += "&#39;"; break;
-      default: out += c;
+      case '<':
+        out += "&lt;";
+        break;
+      case '>':
+        out += "&gt;";
+        break;
+      case '&':
+        out += "&amp;";
+        break;
+      case '"':
+        out += "&quot;";
+        break;
+      case '\'':
+        out += "&#39;";
+        break;
+      default:
+        out += c;
     }
   }
   return out;
@@ -141,13 +156,15 @@ std::string svg_chart(const Chart& chart) {
   if (chart.x_axis == Axis::linear) x_ticks = ticks(frame.x, 6);
   std::sort(x_ticks.begin(), x_ticks.end());
   x_ticks.erase(std::unique(x_ticks.begin(), x_ticks.end()), x_ticks.end());
-  std::string out = fmt::format("<svg viewBox='0 0 {} {}' role='img' aria-label='{}'>\n<text x='{}' y='18' class='title'>{}</text>\n", kWidth, kHeight,
-                                html_escape(chart.title), kLeft, html_escape(chart.title));
+  std::string out = fmt::format("<svg viewBox='0 0 {} {}' role='img' aria-label='{}'>\n<text x='{}' y='18' class='title'>{}</text>\n",
+                                kWidth, kHeight, html_escape(chart.title), kLeft, html_escape(chart.title));
   out += grid(frame, chart, x_ticks);
   for (size_t i = 0; i < series.size(); ++i) out += line(frame, series[i].points, i, chart.markers);
   out += legend(series);
-  out += fmt::format("<text x='{}' y='{}' class='tick' text-anchor='middle'>{}</text>\n", (kLeft + kWidth - kRight) / 2, kHeight - 8, html_escape(chart.x_label));
-  out += fmt::format("<text transform='translate(14 {}) rotate(-90)' class='tick' text-anchor='middle'>{}</text>\n</svg>\n", kHeight / 2, html_escape(chart.y_label));
+  out += fmt::format("<text x='{}' y='{}' class='tick' text-anchor='middle'>{}</text>\n", (kLeft + kWidth - kRight) / 2, kHeight - 8,
+                     html_escape(chart.x_label));
+  out += fmt::format("<text transform='translate(14 {}) rotate(-90)' class='tick' text-anchor='middle'>{}</text>\n</svg>\n", kHeight / 2,
+                     html_escape(chart.y_label));
   return out;
 }
 

@@ -5,7 +5,10 @@
 
 namespace longlora {
 
-struct Series { std::string label; std::vector<std::pair<double, double>> points; };
+struct Series {
+  std::string label;
+  std::vector<std::pair<double, double>> points;
+};
 
 enum class Axis { linear, log2 };
 

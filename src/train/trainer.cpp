@@ -35,34 +35,44 @@ std::string first_bad_tensor(const std::vector<Parameter*>& trainable) {
 }  // namespace
 
 Trainer::Trainer(Parts parts, Progress start)
-    : model_(parts.model), loader_(parts.loader), optimizer_(parts.optimizer), config_(parts.config), plan_(parts.plan),
-      log_folder_(std::move(parts.log_folder)), progress_(std::move(start)), trainable_(model_.trainable()), tree_(trainable_) {}
+    : model_(parts.model),
+      loader_(parts.loader),
+      optimizer_(parts.optimizer),
+      config_(parts.config),
+      plan_(parts.plan),
+      log_folder_(std::move(parts.log_folder)),
+      progress_(std::move(start)),
+      trainable_(model_.trainable()),
+      tree_(trainable_) {}
 
 void Trainer::write_nonfinite(const StepReport& report) const {
   if (log_folder_.empty()) return;
   std::string losses;
   for (double loss : last_losses_) losses += (losses.empty() ? "" : ", ") + json_number(loss);
   const std::string text = "{\"rank\": 0, \"step\": " + std::to_string(report.step) + ", \"loss\": " + json_number(report.loss) +
-                           ", \"grad_norm\": " + json_number(report.grad_norm) + ", \"tensor\": " + json_quote(first_bad_tensor(trainable_)) +
-                           ", \"rows\": [" + std::to_string(report.first_row) + ", " + std::to_string(report.first_row + report.rows) +
+                           ", \"grad_norm\": " + json_number(report.grad_norm) +
+                           ", \"tensor\": " + json_quote(first_bad_tensor(trainable_)) + ", \"rows\": [" +
+                           std::to_string(report.first_row) + ", " + std::to_string(report.first_row + report.rows) +
                            "], \"learning_rate\": " + json_number(report.learning_rate) + ", \"last_losses\": [" + losses + "]}\n";
   try {
     write_file_atomic(log_folder_ / ("nonfinite-" + std::to_string(report.step) + ".json"), text);
   } catch (const Error& error) {
-    log_warning("{}", error.what());   // a log never decides how a run ends
+    log_warning("{}", error.what());  // a log never decides how a run ends
   }
 }
 
 void Trainer::skip_or_stop(const StepReport& report) {
   write_nonfinite(report);
   const std::string where = "rank 0 step " + std::to_string(report.step) + ", " + first_bad_tensor(trainable_);
-  const std::string what = "loss " + json_number(report.loss) + ", gradient norm " + json_number(report.grad_norm) + "; expected finite numbers";
+  const std::string what =
+      "loss " + json_number(report.loss) + ", gradient norm " + json_number(report.grad_norm) + "; expected finite numbers";
   LONGLORA_CHECK(config_.nonfinite_action == NonFiniteAction::skip, numeric, what, where,
                  "lower optimizer.learning_rate, or set nonfinite.action to skip; nothing was changed by this step");
   const int64_t recent = recent_skips(progress_.cursor, report.rows, progress_.step);
   LONGLORA_CHECK(recent < kSkipsAllowed, numeric, what + " (" + std::to_string(recent) + " steps skipped already in the last 100)", where,
                  "lower optimizer.learning_rate or look at the rows in logs/nonfinite-" + std::to_string(report.step) + ".json");
-  log_warning("step {}: {} ({}): rows {} to {} are skipped", report.step, what, where, report.first_row, report.first_row + report.rows - 1);
+  log_warning("step {}: {} ({}): rows {} to {} are skipped", report.step, what, where, report.first_row,
+              report.first_row + report.rows - 1);
 }
 
 LossSum Trainer::accumulate_gradients() {

@@ -28,14 +28,20 @@ TrainConfig with_policy(MemoryPolicy policy) {
 
 // Published worked examples (1,000 GiB device, everything under `checkpoint`), each figure rounded to 0.1 GiB. They count 64 augmentation
 // columns on q, k, v and o of every layer, 128 L (2h + 2kv) bytes, which this version does not allocate: they are taken off.
-struct Worked { const char* name; ModelConfig model; int64_t tokens; double fixed, kept, workspace, peak; };
+struct Worked {
+  const char* name;
+  ModelConfig model;
+  int64_t tokens;
+  double fixed, kept, workspace, peak;
+};
 class WorkedExamples : public testing::TestWithParam<Worked> {};
 
 TEST_P(WorkedExamples, AgreeToATenthOfAGibibyte) {
   const Worked& w = GetParam();
   const MemoryPlan plan = make_memory_plan(w.model, with_policy(MemoryPolicy::checkpoint), one_row(w.tokens), gpu(1000));
-  const double fixed = static_cast<double>(component(plan, "weights") + component(plan, "optimizer_and_gradient") + component(plan, "runtime") +
-                                           component(plan, "tile_or_loss_chunk")) / kGib;
+  const double fixed = static_cast<double>(component(plan, "weights") + component(plan, "optimizer_and_gradient") +
+                                           component(plan, "runtime") + component(plan, "tile_or_loss_chunk")) /
+                       kGib;
   const double augmentation = 128.0 * w.model.num_layers * (2 * w.model.hidden_size + 2 * w.model.kv_width()) / kGib;
   EXPECT_NEAR(fixed, w.fixed - augmentation, 0.1);
   EXPECT_NEAR(static_cast<double>(component(plan, "kept_activations")) / kGib, w.kept, 0.1);
@@ -53,7 +59,12 @@ INSTANTIATE_TEST_SUITE_P(Bf16, WorkedExamples,
                          [](const auto& info) { return std::string(info.param.name); });
 
 // FLOPs a token in GF, docs/memory.md section 2 (LoRA terms omitted there, below 0.3 %).
-struct Flops { const char* name; ModelConfig model; int64_t tokens; double model_full, model_s2, save_attention, checkpoint; };
+struct Flops {
+  const char* name;
+  ModelConfig model;
+  int64_t tokens;
+  double model_full, model_s2, save_attention, checkpoint;
+};
 class FlopTable : public testing::TestWithParam<Flops> {};
 
 TEST_P(FlopTable, AgreesToHalfAPercent) {
@@ -99,7 +110,7 @@ TEST(MemoryPlan, MoreMemoryNeverRecomputesMore) {
   double before = 1e30;
   for (double gib = 48; gib <= 120; gib += 6) {
     const double now = make_memory_plan(llama2_7b(), {}, one_row(102400), gpu(gib)).hardware_flops_per_token;
-    EXPECT_LE(now, before * 1.02) << gib;           // save_all and save_attention weigh attention differently, so not strictly
+    EXPECT_LE(now, before * 1.02) << gib;  // save_all and save_attention weigh attention differently, so not strictly
     before = now;
   }
 }
@@ -142,7 +153,7 @@ TEST(MemoryPlan, OffloadIsRefusedByName) {
 TEST(LargestContext, FitsAndTheNextStepDoesNot) {
   const PlanTarget target = gpu(76);
   const int64_t longest = largest_context(llama2_7b(), {}, one_row(8192), target);
-  EXPECT_NEAR(static_cast<double>(longest), 195e3, 2e3);      // docs/memory.md section 9, whole layers
+  EXPECT_NEAR(static_cast<double>(longest), 195e3, 2e3);  // docs/memory.md section 9, whole layers
   EXPECT_NO_THROW(make_memory_plan(llama2_7b(), {}, one_row(longest), target));
   EXPECT_THROW(make_memory_plan(llama2_7b(), {}, one_row(longest + 256), target), Error);
 }

@@ -1,10 +1,11 @@
+#include "longlora/train/evaluation.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <numeric>
 
-#include "longlora/train/evaluation.h"
 #include "support/error_of.h"
 #include "support/tolerances.h"
 #include "train/tiny_run.h"
@@ -54,7 +55,7 @@ TEST(SlidingWindows, ShortTextsGiveOneWindow) {
 TEST(LongloraWindows, StartEvery256AndDropTheLast) {
   // the original: starts = arange(0, N - T, 256), the last one dropped
   const auto windows = longlora_windows(2000, 512);
-  ASSERT_EQ(windows.size(), 5u);                    // 0 .. 1280 are six starts below 1488
+  ASSERT_EQ(windows.size(), 5u);  // 0 .. 1280 are six starts below 1488
   for (size_t i = 0; i < windows.size(); ++i) {
     EXPECT_EQ(windows[i].begin, 256 * i);
     EXPECT_EQ(windows[i].end, 256 * i + 512);
@@ -85,7 +86,8 @@ class Perplexity : public testing::Test {
       ModelInput input{.ids_BT = at::from_blob(row.data(), {1, length}, at::kInt), .global_rows = {0}};
       input.labels_BT = input.ids_BT;
       const at::Tensor logits = model->logits(input).contiguous();
-      for (uint64_t t = w.scored_from; t < w.end; ++t) sum += token_nll(logits.const_data_ptr<float>() + (t - 1 - w.begin) * kTinyVocab, ids[t]);
+      for (uint64_t t = w.scored_from; t < w.end; ++t)
+        sum += token_nll(logits.const_data_ptr<float>() + (t - 1 - w.begin) * kTinyVocab, ids[t]);
     }
     return sum;
   }
@@ -147,7 +149,8 @@ TEST_F(Perplexity, StopsWhenAsked) {
 
 TEST_F(Perplexity, NamesWhatCannotBeMeasured) {
   EXPECT_THAT(error_of([&] { perplexity(*model, {source.get()}, {.context = 1}); }), testing::HasSubstr("nothing to predict"));
-  EXPECT_THAT(error_of([&] { perplexity(*model, {source.get()}, {.context = 8, .stride = 8}); }), testing::HasSubstr("leaves tokens unscored between windows of 8"));
+  EXPECT_THAT(error_of([&] { perplexity(*model, {source.get()}, {.context = 8, .stride = 8}); }),
+              testing::HasSubstr("leaves tokens unscored between windows of 8"));
   EXPECT_THAT(error_of([&] { perplexity(*model, {source.get()}, {.context = 512, .rule = WindowRule::longlora}); }),
               testing::HasSubstr("too few tokens for a window of 512"));
 }

@@ -1,14 +1,16 @@
+#include "longlora/train/events_file.h"
+
 #include <gtest/gtest.h>
 
 #include <cstring>
 
-#include "longlora/train/events_file.h"
 #include "support/temp_dir.h"
 
 namespace longlora {
 namespace {
 
-template <class T> T value_at(const std::string& bytes, size_t offset) {
+template <class T>
+T value_at(const std::string& bytes, size_t offset) {
   T value;
   std::memcpy(&value, bytes.data() + offset, sizeof value);
   return value;
@@ -27,7 +29,7 @@ uint32_t masked(uint32_t crc) { return (crc >> 15 | crc << 17) + 0xa282ead8u; }
 
 TEST(Crc32c, HasThePublishedCheckValues) {
   EXPECT_EQ(crc32c("123456789"), 0xe3069283u);
-  EXPECT_EQ(crc32c(std::string(32, '\0')), 0x8a9136aau);        // RFC 3720, B.4
+  EXPECT_EQ(crc32c(std::string(32, '\0')), 0x8a9136aau);  // RFC 3720, B.4
   EXPECT_EQ(crc32c(std::string(32, '\xff')), 0x62a8ab43u);
   EXPECT_EQ(crc32c(""), 0u);
 }
@@ -47,8 +49,8 @@ TEST(ScalarEvent, IsTheProtobufOfTheEventMessage) {
   want.append(8, '\0');
   const double seconds = 1.5;
   std::memcpy(want.data() + 1, &seconds, 8);
-  want += std::string("\x10\xac\x02", 3);                          // step 300 as a varint
-  want += std::string("\x2a\x0d\x0a\x0b\x0a\x04loss\x15", 11);     // summary 13 bytes { value 11 bytes { tag, simple_value
+  want += std::string("\x10\xac\x02", 3);                       // step 300 as a varint
+  want += std::string("\x2a\x0d\x0a\x0b\x0a\x04loss\x15", 11);  // summary 13 bytes { value 11 bytes { tag, simple_value
   const float loss = 2.0f;
   want.append(reinterpret_cast<const char*>(&loss), 4);
   EXPECT_EQ(event, want);

@@ -1,10 +1,10 @@
+#include "longlora/train/gradient_tree.h"
+
 #include <ATen/ops/full.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <random>
-
-#include "longlora/train/gradient_tree.h"
 
 namespace longlora {
 namespace {
@@ -23,7 +23,7 @@ Parameter parameter(int64_t elements) {
   Parameter p;
   p.trainable = true;
   p.master = at::zeros({elements}, at::TensorOptions().dtype(at::kFloat));
-  p.grad = at::full({elements}, std::nanf(""), at::TensorOptions().dtype(at::kFloat));   // open() must clear it
+  p.grad = at::full({elements}, std::nanf(""), at::TensorOptions().dtype(at::kFloat));  // open() must clear it
   return p;
 }
 
@@ -42,7 +42,8 @@ std::vector<float> sum_by_tree(GradientTree& tree, std::vector<Parameter>& param
   EXPECT_EQ(loss.targets, static_cast<int64_t>(3 * shards.size()));
   EXPECT_EQ(loss.nll_sum, 0.5 * static_cast<double>(shards.size()));
   std::vector<float> result;
-  for (Parameter& p : parameters) result.insert(result.end(), p.grad.const_data_ptr<float>(), p.grad.const_data_ptr<float>() + p.grad.numel());
+  for (Parameter& p : parameters)
+    result.insert(result.end(), p.grad.const_data_ptr<float>(), p.grad.const_data_ptr<float>() + p.grad.numel());
   return result;
 }
 
@@ -88,7 +89,7 @@ TEST(GradientTree, ForgetsAnAbandonedStep) {
   tree.begin();
   tree.open();
   parameters[0].grad.fill_(100);
-  tree.close({});                                   // and then the step fails
+  tree.close({});  // and then the step fails
   EXPECT_EQ(sum_by_tree(tree, parameters, {{1.0f}, {2.0f}, {3.0f}}).front(), 6.0f);
 }
 

@@ -1,16 +1,20 @@
+#include "longlora/train/hash_chain.h"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <cstring>
 #include <set>
 
-#include "longlora/train/hash_chain.h"
 #include "support/error_of.h"
 
 namespace longlora {
 namespace {
 
-template <class T> void append(std::string& bytes, const T& value) { bytes.append(reinterpret_cast<const char*>(&value), sizeof value); }
+template <class T>
+void append(std::string& bytes, const T& value) {
+  bytes.append(reinterpret_cast<const char*>(&value), sizeof value);
+}
 
 Digest filled(uint8_t value) {
   Digest digest;
@@ -33,7 +37,13 @@ TEST(HashChain, LinkIsTheDigestOfItsFieldsInOrder) {
   append(bytes, uint8_t{1}), append(bytes, uint64_t{192}), append(bytes, uint64_t{64});
   const Digest ranges_digest = sha256(ranges);
   bytes.append(reinterpret_cast<const char*>(ranges_digest.data()), 32);
-  const ChainLink link{.step = 7, .loss = 1.25, .grad_norm = 0.5, .state = filled(5), .outcome = Outcome::skipped, .first_row = 192, .rows = 64,
+  const ChainLink link{.step = 7,
+                       .loss = 1.25,
+                       .grad_norm = 0.5,
+                       .state = filled(5),
+                       .outcome = Outcome::skipped,
+                       .first_row = 192,
+                       .rows = 64,
                        .skipped = &skipped};
   EXPECT_EQ(chain_next(filled(9), link), sha256(bytes));
 }

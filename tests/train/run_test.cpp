@@ -18,7 +18,9 @@ using Sets = std::vector<std::pair<std::string, std::string>>;
 class Runs : public testing::TestWithParam<const char*> {
  protected:
   std::string yaml(const std::string& output, const std::string& extra = "") const { return tiny.yaml(GetParam(), output, extra); }
-  void run(const std::string& output, const Sets& sets, const std::string& extra = "") { run_training(tiny.request(yaml(output, extra), sets)); }
+  void run(const std::string& output, const Sets& sets, const std::string& extra = "") {
+    run_training(tiny.request(yaml(output, extra), sets));
+  }
   TinyRun tiny;
 };
 
@@ -46,8 +48,11 @@ TEST_P(Runs, PoliciesAndPrefetchChangeNoBit) {
 
 TEST_P(Runs, LeavesTheFilesOfTheSpecification) {
   const std::string lists = fmt::format("evaluate: {{every: 2, perplexity: {{contexts: [16, 32]}}}}\n");
-  TrainRequest request = tiny.request(yaml("out", lists), {{"train.steps", "4"}, {"checkpoint.every", "1"}, {"checkpoint.keep", "2"},
-                                                           {"data.validation", "[{path: " + (tiny.dir / "validation.bin").string() + ", format: raw_uint16}]"}});
+  TrainRequest request = tiny.request(
+      yaml("out", lists), {{"train.steps", "4"},
+                           {"checkpoint.every", "1"},
+                           {"checkpoint.keep", "2"},
+                           {"data.validation", "[{path: " + (tiny.dir / "validation.bin").string() + ", format: raw_uint16}]"}});
   run_training(request);
   const std::string result = std::string(GetParam()) == "lora" ? "adapter/adapter_model.safetensors" : "model/model.safetensors";
   for (const std::string& name : {std::string("config.yaml"), std::string("environment.json"), std::string("metrics.jsonl"),
@@ -59,13 +64,14 @@ TEST_P(Runs, LeavesTheFilesOfTheSpecification) {
   EXPECT_THAT(steps, testing::UnorderedElementsAre("step-0000000003", "step-0000000004"));
   for (const std::string& line : tiny.metrics("out")) {
     const JsonValue value = parse_json(line, "metrics.jsonl");
-    for (const char* key : {"step", "loss", "grad_norm", "lr", "tokens", "seconds", "tokens_per_second", "mfu", "hfu", "memory_peak_bytes", "hash"})
+    for (const char* key :
+         {"step", "loss", "grad_norm", "lr", "tokens", "seconds", "tokens_per_second", "mfu", "hfu", "memory_peak_bytes", "hash"})
       EXPECT_NE(value.find(key), nullptr) << key;
   }
   EXPECT_THAT(tiny.dir.read("out/config.yaml"), HasSubstr("--set"));
   EXPECT_THAT(tiny.dir.read("out/report.html"), HasSubstr("<svg"));
   const std::string evaluations = tiny.dir.read("out/evaluation.jsonl");
-  EXPECT_EQ(std::count(evaluations.begin(), evaluations.end(), '\n'), 3);   // 0, 2, 4
+  EXPECT_EQ(std::count(evaluations.begin(), evaluations.end(), '\n'), 3);  // 0, 2, 4
 }
 
 INSTANTIATE_TEST_SUITE_P(Modes, Runs, testing::Values("lora", "full"), [](const auto& info) { return std::string(info.param); });
@@ -96,7 +102,7 @@ TEST_F(Resume, ExplicitKeysNeedTheCommandLineAndStayInForce) {
   EXPECT_EQ(error->kind, ErrorKind::mismatch);
   EXPECT_THAT(error->what_to_do, HasSubstr("--set attention.full_steps=1"));
   run({{"train.steps", "3"}, {"attention.full_steps", "1"}});
-  run({{"train.steps", "4"}});                       // the file still says 0: 1 stays in force
+  run({{"train.steps", "4"}});  // the file still says 0: 1 stays in force
   EXPECT_THAT(tiny.metrics("out").back(), HasSubstr("\"attention\": \"full\""));
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 // A whole run in miniature: a random Llama of 11 k parameters, a stream of random tokens, a configuration file.
+#include <ATen/Parallel.h>
 #include <fmt/format.h>
 
 #include <random>
@@ -39,15 +40,17 @@ struct TinyRun {
     dir.write("train.bin", tiny_tokens(1500, 1));
     dir.write("validation.bin", tiny_tokens(200, 2));
     block_stop_signals();
+    at::set_num_threads(1);  // tensors this small gain nothing from a second thread, and a busy machine loses
   }
 
   /// YAML of the run; `extra` lines are appended.
   std::string yaml(const std::string& mode, const std::string& output, const std::string& extra = "") const {
-    return fmt::format("model: {{path: {0}/model, init: random}}\ntuning: {{mode: {1}}}\n"
-                       "data:\n  train: [{{path: {0}/train.bin, format: raw_uint16}}]\n  sequence_length: 32\n"
-                       "train: {{steps: 1000, global_batch: 3, micro_batch: 1}}\noptimizer: {{learning_rate: 1e-2}}\n"
-                       "schedule: {{warmup_steps: 2}}\nprecision: {{compute: fp32}}\noutput_dir: {0}/{2}\n{3}",
-                       dir.path().string(), mode, output, extra);
+    return fmt::format(
+        "model: {{path: {0}/model, init: random}}\ntuning: {{mode: {1}}}\n"
+        "data:\n  train: [{{path: {0}/train.bin, format: raw_uint16}}]\n  sequence_length: 32\n"
+        "train: {{steps: 1000, global_batch: 3, micro_batch: 1}}\noptimizer: {{learning_rate: 1e-2}}\n"
+        "schedule: {{warmup_steps: 2}}\nprecision: {{compute: fp32}}\noutput_dir: {0}/{2}\n{3}",
+        dir.path().string(), mode, output, extra);
   }
 
   TrainRequest request(const std::string& yaml_text, const std::vector<std::pair<std::string, std::string>>& sets) const {

@@ -1,3 +1,5 @@
+#include "longlora/train/trainer.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -6,7 +8,6 @@
 #include "longlora/checkpoint/train_state.h"
 #include "longlora/config/config_io.h"
 #include "longlora/core/json.h"
-#include "longlora/train/trainer.h"
 #include "support/error_of.h"
 #include "train/tiny_run.h"
 
@@ -66,7 +67,7 @@ class Training : public testing::Test {
 };
 
 TEST_F(Training, LossFallsAndReportsAreConsistent) {
-  prepare("full");   // a frozen random head would leave little to learn
+  prepare("full");  // a frozen random head would leave little to learn
   Trainer t = trainer();
   const StepReport first = t.step();
   EXPECT_EQ(first.step, 1);

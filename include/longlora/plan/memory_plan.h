@@ -11,7 +11,9 @@
 
 namespace longlora {
 
-struct ParameterCounts { int64_t total = 0, trainable = 0, lora = 0, norms = 0, embeddings = 0, head = 0, projections = 0; };
+struct ParameterCounts {
+  int64_t total = 0, trainable = 0, lora = 0, norms = 0, embeddings = 0, head = 0, projections = 0;
+};
 /// Of the whole model by role. `trainable` counts what `tuning` trains; `total` includes LoRA.
 ParameterCounts count_parameters(const ModelConfig&, const TrainConfig::Tuning&);
 
@@ -22,15 +24,16 @@ struct MemoryPlan {
   double model_flops_per_token = 0, hardware_flops_per_token = 0;
   int64_t row_tile = 0, loss_chunk = 0;
   int64_t budget_bytes = 0;
-  int64_t peak_bytes() const;                                 // total of the memory that `budget_bytes` limits
-  std::string policy_summary() const;                         // "layers 0..3 checkpoint, 4..5 save_all"
-  std::string policy_name() const;                            // one name, or "mixed"
+  int64_t peak_bytes() const;          // total of the memory that `budget_bytes` limits
+  std::string policy_summary() const;  // "layers 0..3 checkpoint, 4..5 save_all"
+  std::string policy_name() const;     // one name, or "mixed"
 };
 
-/// Where a plan would run. cpu: everything lives in host memory. gpu: planning figures of docs/memory.md (runtime 1 GiB, augmentation columns).
+/// Where a plan would run. cpu: everything lives in host memory. gpu: planning figures of docs/memory.md (runtime 1 GiB, augmentation
+/// columns).
 struct PlanTarget {
   enum class Device { cpu, gpu } device = Device::cpu;
-  int64_t element_bytes = 4;                                  // 2 for bf16 compute, 4 for fp32
+  int64_t element_bytes = 4;  // 2 for bf16 compute, 4 for fp32
   int64_t budget_bytes = 0;
 };
 

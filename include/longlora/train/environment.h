@@ -9,10 +9,10 @@
 namespace longlora {
 
 struct CpuInfo {
-  std::string model;                    // "AMD EPYC ..."
-  std::string capability;               // LibTorch's dispatch level: DEFAULT, AVX2, AVX512
-  int physical_cores = 1;               // of those this process may run on
-  bool native_bf16 = false;             // avx512_bf16 or amx_bf16
+  std::string model;         // "AMD EPYC ..."
+  std::string capability;    // LibTorch's dispatch level: DEFAULT, AVX2, AVX512
+  int physical_cores = 1;    // of those this process may run on
+  bool native_bf16 = false;  // avx512_bf16 or amx_bf16
 };
 const CpuInfo& cpu_info();
 
@@ -29,8 +29,8 @@ std::string_view name_of(ComputeType);
 /// Program, LibTorch, CPU capability, threads: equal fingerprints promise equal bits.
 std::map<std::string, std::string> fingerprint(ComputeType);
 
-int64_t resident_bytes();               // VmRSS
-int64_t peak_resident_bytes();          // VmHWM
+int64_t resident_bytes();       // VmRSS
+int64_t peak_resident_bytes();  // VmHWM
 /// FLOP/s of one large product in the compute type, best of three after a warm-up (about 0.1 s): the peak of MFU and HFU.
 double measure_product_rate(ComputeType);
 

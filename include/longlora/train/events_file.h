@@ -11,7 +11,7 @@
 
 namespace longlora {
 
-uint32_t crc32c(std::string_view bytes);                   // Castagnoli, reflected; "123456789" -> 0xe3069283
+uint32_t crc32c(std::string_view bytes);  // Castagnoli, reflected; "123456789" -> 0xe3069283
 std::string tfrecord(std::string_view payload);
 
 /// Scalars of one step as an Event message.
@@ -22,6 +22,7 @@ class EventsFile {
  public:
   explicit EventsFile(const std::filesystem::path& folder);
   void add(int64_t step, const std::vector<std::pair<std::string, double>>& scalars);
+
  private:
   void write(std::string_view record);
   std::optional<OutputFile> file_;

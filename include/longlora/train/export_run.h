@@ -11,9 +11,9 @@ namespace longlora {
 enum class ExportFormat { merged, peft };
 
 struct ExportRequest {
-  std::filesystem::path to;                       // must not exist: ErrorKind::busy
+  std::filesystem::path to;  // must not exist: ErrorKind::busy
   ExportFormat format = ExportFormat::merged;
-  std::optional<DType> dtype;                     // merged only; nullopt: the base's stored dtype
+  std::optional<DType> dtype;  // merged only; nullopt: the base's stored dtype
   uint64_t max_shard_bytes = 5'000'000'000;
 };
 

@@ -28,12 +28,16 @@ class GradientTree {
 
  private:
   using Buffers = std::vector<at::Tensor>;
-  struct Subtree { int level; LossSum loss; Buffers gradients; };
+  struct Subtree {
+    int level;
+    LossSum loss;
+    Buffers gradients;
+  };
   void store(int level, const LossSum& loss);
-  LossSum absorb(const LossSum& loss);        // Parameter::grad = top subtree + Parameter::grad; pops
+  LossSum absorb(const LossSum& loss);  // Parameter::grad = top subtree + Parameter::grad; pops
 
   std::vector<Parameter*> trainable_;
-  std::vector<Subtree> open_;                 // finished subtrees, sizes strictly decreasing
+  std::vector<Subtree> open_;  // finished subtrees, sizes strictly decreasing
   std::vector<Buffers> spare_;
 };
 

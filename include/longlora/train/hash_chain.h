@@ -16,9 +16,9 @@ Digest chain_start(const Digest& frozen_config, const Digest& weights, const Dig
 
 /// What one step adds to the chain.
 struct ChainLink {
-  uint64_t step = 0;                    // completed steps, this one included
+  uint64_t step = 0;  // completed steps, this one included
   double loss = 0, grad_norm = 0;
-  Digest state{};                       // state_digest() after the step
+  Digest state{};  // state_digest() after the step
   Outcome outcome = Outcome::applied;
   uint64_t first_row = 0, rows = 0;
   const std::vector<std::pair<uint64_t, uint64_t>>* skipped = nullptr;

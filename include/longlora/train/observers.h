@@ -1,5 +1,6 @@
 #pragma once
-// What happens after a step besides training: metrics.jsonl, progress, TensorBoard, checkpoints, evaluation. None changes the trained state.
+// What happens after a step besides training: metrics.jsonl, progress, TensorBoard, checkpoints, evaluation. None changes the trained
+// state.
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -9,14 +10,16 @@
 
 #include "longlora/checkpoint/train_state.h"
 #include "longlora/core/files.h"
-#include "longlora/train/events_file.h"
 #include "longlora/train/evaluation.h"
+#include "longlora/train/events_file.h"
 #include "longlora/train/trainer.h"
 
 namespace longlora {
 
 /// FLOPs per token of the plan and FLOP/s of the machine: what turns seconds into MFU and HFU.
-struct SpeedScale { double model_flops_per_token = 0, hardware_flops_per_token = 0, peak_flops_per_second = 0; };
+struct SpeedScale {
+  double model_flops_per_token = 0, hardware_flops_per_token = 0, peak_flops_per_second = 0;
+};
 
 /// One JSON line a step. A failing disk costs lines, never the run; a half-written line is overwritten by the next.
 class MetricsObserver : public Observer {
@@ -25,7 +28,7 @@ class MetricsObserver : public Observer {
   MetricsObserver(const std::filesystem::path& file, uint64_t keep_bytes, SpeedScale);
   void after_step(const StepReport&) override;
   uint64_t bytes() const { return written_; }
-  void sync();                                        // before a checkpoint notes bytes()
+  void sync();  // before a checkpoint notes bytes()
  private:
   std::optional<OutputFile> file_;
   uint64_t written_ = 0;
@@ -38,10 +41,11 @@ enum class ProgressMode { automatic, bar, line, none };
 /// A bar on a terminal, one line every log.every steps elsewhere; every step goes to logs/rank_0.log.
 class ProgressObserver : public Observer {
  public:
-  ProgressObserver(ProgressMode, int64_t every, int64_t first_step, int64_t total_steps, std::filesystem::path log_file);
+  ProgressObserver(ProgressMode, int64_t every, int64_t total_steps, std::filesystem::path log_file);
   ~ProgressObserver() override;
   void after_step(const StepReport&) override;
   void after_last_step() override;
+
  private:
   std::string line(const StepReport&) const;
   ProgressMode mode_;
@@ -55,6 +59,7 @@ class EventsObserver : public Observer {
   explicit EventsObserver(const std::filesystem::path& folder);
   void after_step(const StepReport&) override;
   EventsFile& file() { return file_; }
+
  private:
   EventsFile file_;
 };
@@ -65,13 +70,14 @@ class CheckpointObserver : public Observer {
   CheckpointObserver(CheckpointFolder&, LlamaModel&, int64_t every, int64_t keep, std::function<TrainState()> state, int64_t saved_step);
   void after_step(const StepReport&) override;
   void after_last_step() override;
+
  private:
   void save();
   CheckpointFolder& folder_;
   LlamaModel& model_;
   int64_t every_, keep_;
   std::function<TrainState()> state_;
-  int64_t saved_step_;                                // -1: nothing saved yet
+  int64_t saved_step_;  // -1: nothing saved yet
   int failures_in_a_row_ = 0;
 };
 
@@ -84,13 +90,14 @@ class EvaluationObserver : public Observer {
     const TrainConfig& config;
     const RunPlan& plan;
     std::filesystem::path file;
-    EventsFile* events;                               // may be null
+    EventsFile* events;  // may be null
     std::function<bool()> stop_requested;
   };
-  EvaluationObserver(Parts, int64_t resumed_step);    // drops lines of later steps from the file
+  EvaluationObserver(Parts, int64_t resumed_step);  // drops lines of later steps from the file
   void before_first_step() override;
   void after_step(const StepReport&) override;
   void after_last_step() override;
+
  private:
   void evaluate();
   Parts parts_;

@@ -16,14 +16,15 @@ namespace longlora {
 struct PreparedRun {
   LoadedConfig loaded;
   std::unique_ptr<BaseModel> base;
-  RunPlan plan;                          // total_steps 0 until epochs are counted
+  RunPlan plan;  // total_steps 0 until epochs are counted
   ComputeType compute = ComputeType::fp32;
   ParameterCounts counts;
   MemoryPlan memory;
   const TrainConfig& config() const { return loaded.config; }
 };
 
-/// Reads config.json and weight headers, checks heads, groups, batch, trainable set, data paths, memory. Errors: config, missing, data, memory.
+/// Reads config.json and weight headers, checks heads, groups, batch, trainable set, data paths, memory. Errors: config, missing, data,
+/// memory.
 PreparedRun prepare_run(LoadedConfig);
 std::vector<KeepPolicy> keep_policies(const MemoryPlan&);
 int64_t element_bytes(ComputeType);

@@ -14,9 +14,9 @@ enum class ResumeMode { automatic, never, path };
 struct TrainRequest {
   ConfigSources sources;
   ResumeMode resume = ResumeMode::automatic;
-  std::filesystem::path resume_path;             // with ResumeMode::path: one step-NNNNNNNNNN folder
-  bool dry_run = false;                          // stops after the plan, writes nothing
-  std::filesystem::path dump_gradients;          // gradients of the first step as safetensors, then stops
+  std::filesystem::path resume_path;     // with ResumeMode::path: one step-NNNNNNNNNN folder
+  bool dry_run = false;                  // stops after the plan, writes nothing
+  std::filesystem::path dump_gradients;  // gradients of the first step as safetensors, then stops
   ProgressMode progress = ProgressMode::automatic;
 };
 

@@ -7,8 +7,8 @@
 namespace longlora {
 
 struct RunStatus {
-  std::filesystem::path output_dir;     // empty until the lock is held: exit.json is written only by the owner
-  std::string run_id, checkpoint;       // newest checkpoint, or empty
+  std::filesystem::path output_dir;  // empty until the lock is held: exit.json is written only by the owner
+  std::string run_id, checkpoint;    // newest checkpoint, or empty
   int64_t step = 0;
 };
 RunStatus& run_status();

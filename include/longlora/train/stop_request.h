@@ -21,7 +21,7 @@ class StopRequest {
   StopRequest(const StopRequest&) = delete;
   /// True once a signal has come or the STOP file stands there (which is then removed). Cheap: one atomic load and one stat.
   bool requested();
-  const std::string& reason() const { return reason_; }      // "SIGTERM", "file STOP"
+  const std::string& reason() const { return reason_; }  // "SIGTERM", "file STOP"
 
  private:
   std::filesystem::path stop_file_;

@@ -17,21 +17,21 @@ namespace longlora {
 
 /// What one step did: everything that log, metrics and tests read.
 struct StepReport {
-  int64_t step = 0;                     // completed steps, this one included; a skipped step keeps the number of the next one
-  double loss = 0;                      // nll sum / targets
+  int64_t step = 0;  // completed steps, this one included; a skipped step keeps the number of the next one
+  double loss = 0;   // nll sum / targets
   double grad_norm = 0, learning_rate = 0;
   int64_t targets = 0, tokens = 0, padding = 0;
   uint64_t first_row = 0, rows = 0;
   Outcome outcome = Outcome::applied;
   AttentionKind attention = AttentionKind::full;
   double seconds = 0, data_wait_seconds = 0;
-  std::string hash;                     // hex of the chain after this step
+  std::string hash;  // hex of the chain after this step
 };
 
 /// Where a run stands: what a checkpoint stores besides tensors.
 struct Progress {
-  int64_t step = 0;                     // completed optimizer steps = number of the next step from 0
-  int64_t applied_steps = 0;            // AdamW's t
+  int64_t step = 0;           // completed optimizer steps = number of the next step from 0
+  int64_t applied_steps = 0;  // AdamW's t
   Cursor cursor;
   int64_t targets_seen = 0;
   Digest chain{};
@@ -46,7 +46,7 @@ class Observer {
   virtual ~Observer() = default;
   virtual void before_first_step() {}
   virtual void after_step(const StepReport&) = 0;
-  virtual void after_last_step() {}     // all steps done, or stop requested
+  virtual void after_last_step() {}  // all steps done, or stop requested
 };
 
 class Trainer {
@@ -57,7 +57,7 @@ class Trainer {
     AdamW& optimizer;
     const TrainConfig& config;
     const RunPlan& plan;
-    std::filesystem::path log_folder;   // nonfinite-<step>.json; empty: not written
+    std::filesystem::path log_folder;  // nonfinite-<step>.json; empty: not written
   };
   Trainer(Parts, Progress start);
 
