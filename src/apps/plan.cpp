@@ -46,7 +46,7 @@ std::string plan_json(const MemoryPlan& plan, const RunPlan& run, const Paramete
       "\"budget_bytes\": {}, \"row_tile\": {}, \"flops\": {{\"model\": {}, \"hardware\": {}}}, \"max_context\": {}}}\n",
       json_quote(plan.policy_name()), layers, run.sequence_length, run.group, counts.total, counts.trainable, counts.lora, counts.norms,
       counts.embeddings, counts.head, counts.projections, bytes_json(plan.device_bytes), bytes_json(plan.host_bytes), plan.budget_bytes,
-      plan.row_tile, json_number(plan.model_flops_per_token), json_number(plan.hardware_flops_per_token),
+      plan.row_tile, json_number(plan.flops.model), json_number(plan.flops.hardware),
       max_context > 0 ? std::to_string(max_context) : "null");
 }
 
@@ -61,8 +61,8 @@ std::string plan_text(const MemoryPlan& plan, const RunPlan& run, const Paramete
   text += "policy     " + plan.policy_summary() + "\n";
   text += fmt::format("rope       {}\n", run.rope.summary());
   text += fmt::format("attention  group {} tokens of {}\n", run.group, run.sequence_length);
-  text += fmt::format("FLOPs      {:.2f} G per token of the model, {:.2f} G with recomputation\n", plan.model_flops_per_token / 1e9,
-                      plan.hardware_flops_per_token / 1e9);
+  text += fmt::format("FLOPs      {:.2f} G per token of the model, {:.2f} G with recomputation\n", plan.flops.model / 1e9,
+                      plan.flops.hardware / 1e9);
   if (max_context > 0) text += fmt::format("largest context: {} tokens\n", max_context);
   return text;
 }

@@ -82,14 +82,6 @@ bool has_more_rows(const Shape& found, const Shape& expected) {
   return found.size() == 2 && expected.size() == 2 && found[0] > expected[0] && found[1] == expected[1];
 }
 
-bool same_bytes(const AdapterTensor& a, const AdapterTensor& b) {
-  if (a.info.dtype != b.info.dtype || a.info.shape != b.info.shape) return false;
-  std::vector<std::byte> left(a.info.bytes), right(b.info.bytes);
-  a.source->read(a.info, 0, left);
-  b.source->read(b.info, 0, right);
-  return left == right;
-}
-
 }  // namespace
 
 std::string_view name_of(LoraTarget target) {
@@ -171,7 +163,8 @@ void AdapterFile::check_tied_head(const ModelConfig& base, std::vector<std::stri
   const auto head = tensors.find(std::string(kHead));
   if (!base.tied || head == tensors.end()) return;
   const auto embedding = tensors.find(std::string(kEmbedding));
-  if (embedding == tensors.end() || !same_bytes(head->second, embedding->second)) {
+  if (embedding == tensors.end() ||
+      !same_tensor(*head->second.source, head->second.info, *embedding->second.source, embedding->second.info)) {
     problems.push_back("the base model is tied, but lm_head differs from embed_tokens");
   }
   tensors.erase(head);

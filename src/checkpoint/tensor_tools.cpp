@@ -73,11 +73,15 @@ StateLanes lanes_of(const at::Tensor& tensor) {
 }
 
 std::optional<int64_t> first_non_finite(const at::Tensor& tensor) {
-  const at::Tensor finite = at::isfinite(tensor).contiguous();
-  const auto flags = bytes_of(finite);
-  const auto first = std::find(flags.begin(), flags.end(), std::byte{0});
-  if (first == flags.end()) return std::nullopt;
-  return first - flags.begin();
+  constexpr int64_t kPiece = int64_t{1} << 20;  // an embedding can be a large part of the memory: no second one beside it
+  const at::Tensor flat = tensor.contiguous().view({-1});
+  for (int64_t begin = 0; begin < flat.numel(); begin += kPiece) {
+    const at::Tensor finite = at::isfinite(flat.narrow(0, begin, std::min(kPiece, flat.numel() - begin)));
+    const auto flags = bytes_of(finite);
+    const auto first = std::find(flags.begin(), flags.end(), std::byte{0});
+    if (first != flags.end()) return begin + (first - flags.begin());
+  }
+  return std::nullopt;
 }
 
 void refresh_weight(Parameter& parameter) {

@@ -89,7 +89,7 @@ std::string join_shortened(const std::vector<std::string>& units, size_t max_byt
   return head + "..." + tail;
 }
 
-bool is_out_of_memory(std::string_view message) {
+bool tells_of_memory(std::string_view message) {
   for (const std::string_view sign : {"can't allocate memory", "not enough memory", "out of memory", "bad_alloc"})
     if (message.find(sign) != std::string_view::npos) return true;
   return false;
@@ -129,7 +129,7 @@ int end_out_of_memory() noexcept {
 }
 
 int end_with_foreign(const char* message) {
-  if (is_out_of_memory(message))
+  if (tells_of_memory(message))
     return end_with(Error(ErrorKind::memory, message, "allocation",
                           "lower data.sequence_length or memory.host_budget, or choose memory.policy checkpoint"));
   return end_with(Error(ErrorKind::internal, std::string("unexpected exception: ") + message, "outside of any check",
@@ -198,6 +198,11 @@ std::string error_line(const Error& error) {
   where = escape(error.where, std::min<size_t>(120, room(what.size() + to_do.size())));
   to_do = escape(error.what_to_do, room(what.size() + where.size()));
   return prefix + what + " (" + where + "); " + to_do;
+}
+
+bool is_out_of_memory(const std::exception& exception) {
+  if (const auto* error = dynamic_cast<const Error*>(&exception)) return error->kind == ErrorKind::memory;
+  return dynamic_cast<const std::bad_alloc*>(&exception) != nullptr || tells_of_memory(exception.what());
 }
 
 void set_end_hook(EndHook hook) { end_hook() = std::move(hook); }

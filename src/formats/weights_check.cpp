@@ -41,18 +41,6 @@ bool is_inverse_frequency(std::string_view name) { return name.ends_with(".rotar
 
 bool is_weight_dtype(DType dtype) { return dtype == DType::f64 || dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16; }
 
-bool same_bytes(const WeightSource& source, const TensorInfo& a, const TensorInfo& b) {
-  if (a.dtype != b.dtype || a.shape != b.shape) return false;
-  std::vector<std::byte> left(kCompareBytes), right(kCompareBytes);
-  for (uint64_t at = 0; at < a.bytes; at += kCompareBytes) {
-    const size_t bytes = static_cast<size_t>(std::min<uint64_t>(kCompareBytes, a.bytes - at));
-    source.read(a, at, std::span(left).first(bytes));
-    source.read(b, at, std::span(right).first(bytes));
-    if (!std::equal(left.begin(), left.begin() + static_cast<std::ptrdiff_t>(bytes), right.begin())) return false;
-  }
-  return true;
-}
-
 void check_known(const WeightSource& weights, const ModelConfig& config, const std::map<std::string, const TensorSpec*>& expected,
                  Problems& problems) {
   Offenders unknown(problems, "unknown tensors"), shapes(problems, "tensors of another shape"),
@@ -89,6 +77,18 @@ void check_missing(const WeightSource& weights, const std::vector<TensorSpec>& t
 
 }  // namespace
 
+bool same_tensor(const WeightSource& left, const TensorInfo& a, const WeightSource& right, const TensorInfo& b) {
+  if (a.dtype != b.dtype || a.shape != b.shape) return false;
+  std::vector<std::byte> left_piece(kCompareBytes), right_piece(kCompareBytes);
+  for (uint64_t at = 0; at < a.bytes; at += kCompareBytes) {
+    const auto bytes = static_cast<size_t>(std::min<uint64_t>(kCompareBytes, a.bytes - at));
+    left.read(a, at, std::span(left_piece).first(bytes));
+    right.read(b, at, std::span(right_piece).first(bytes));
+    if (!std::equal(left_piece.begin(), left_piece.begin() + static_cast<std::ptrdiff_t>(bytes), right_piece.begin())) return false;
+  }
+  return true;
+}
+
 void check_against_table(const WeightSource& weights, const ModelConfig& config, std::string_view source) {
   const std::vector<TensorSpec> table = tensor_table(config);
   std::map<std::string, const TensorSpec*> expected;
@@ -98,7 +98,7 @@ void check_against_table(const WeightSource& weights, const ModelConfig& config,
   check_known(weights, config, expected, problems);
   problems.raise(ErrorKind::data, "the weights and config.json do not belong together; use the files of one model");
   const TensorInfo* head = config.tied ? weights.find(kHead) : nullptr;
-  if (head && !same_bytes(weights, *head, *weights.find(kEmbedding))) {
+  if (head && !same_tensor(weights, *head, weights, *weights.find(kEmbedding))) {
     fail(ErrorKind::data, "expected the bytes of model.embed_tokens.weight (tie_word_embeddings: true), found others",
          fmt::format("{}: tensor {}", source, kHead), "set tie_word_embeddings to false or remove the tensor");
   }

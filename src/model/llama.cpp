@@ -21,6 +21,7 @@ void check_input(const ModelInput& input) {
 
 SavedActivations::SavedActivations() : layers(std::make_unique<Layers>()) {}
 SavedActivations::~SavedActivations() = default;
+SavedActivations& SavedActivations::operator=(SavedActivations&&) noexcept = default;
 
 LlamaModel::State::State(const ModelConfig& c, RopeTable table, const ModelOptions& o)
     : config(c),

@@ -101,6 +101,12 @@ std::string gib(int64_t bytes) { return fmt::format("{:.1f} GiB", static_cast<do
        "set " + remedies);
 }
 
+FlopsPerToken flops_of(const Shapes& s, const Mix& mix) {
+  FlopsPerToken flops{.model = s.model_flops_per_token(), .hardware = s.model_flops_per_token()};
+  for (int64_t layer = 0; layer < s.layers; ++layer) flops.hardware += s.recompute_flops_per_token(mix.of(layer, s.layers));
+  return flops;
+}
+
 void fill(MemoryPlan& result, const Shapes& s, const Mix& mix) {
   const Bytes active = activation_bytes(s, mix);
   std::vector<std::pair<std::string, int64_t>> parts = {{"weights", s.weight_bytes()},
@@ -118,14 +124,10 @@ void fill(MemoryPlan& result, const Shapes& s, const Mix& mix) {
   result.device_bytes = s.gpu ? parts : none;
   result.host_bytes = s.gpu ? none : parts;
 
-  double recompute = 0;
   for (int64_t layer = 0; layer < s.layers; ++layer) {
     const Keep keep = mix.of(layer, s.layers);
-    recompute += s.recompute_flops_per_token(keep);
     result.layer_policy.emplace_back(keep == Keep::save_all ? "save_all" : keep == Keep::save_attention ? "save_attention" : "checkpoint");
   }
-  result.model_flops_per_token = s.model_flops_per_token();
-  result.hardware_flops_per_token = result.model_flops_per_token + recompute;
   result.row_tile = s.row_tile;
   result.loss_chunk = s.loss_rows;
 }
@@ -168,7 +170,12 @@ MemoryPlan make_memory_plan(const ModelConfig& model, const TrainConfig& config,
   if (least > target.budget_bytes) refuse(model, config, run, target, least);
   MemoryPlan result;
   result.budget_bytes = target.budget_bytes;
-  fill(result, s, automatic ? *cheapest_mix(s, target.budget_bytes) : wanted);
+  const Mix mix = automatic ? *cheapest_mix(s, target.budget_bytes) : wanted;
+  fill(result, s, mix);
+  TrainConfig full = config;
+  full.attention.kind = AttentionKind::full;
+  result.flops = flops_of(s, mix);
+  result.full_attention_flops = flops_of(Shapes(model, full, run, target), mix);
   return result;
 }
 

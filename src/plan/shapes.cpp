@@ -8,9 +8,10 @@
 namespace longlora::plan {
 namespace {
 
-constexpr int64_t kMaxRowTile = 4096;                    // tokens
-constexpr int64_t kLossChunkLimit = int64_t{512} << 20;  // bytes of fp32 logits
-constexpr int64_t kGpuRuntime = int64_t{1} << 30;        // assumed until measured
+constexpr int64_t kMaxRowTile = 4096;                   // tokens
+constexpr int64_t kLossChunkGpu = int64_t{512} << 20;   // bytes of fp32 logits
+constexpr int64_t kLossChunkHost = int64_t{192} << 20;  // here a chunk of 1024 rows already costs the head's gradient only 2 % of traffic
+constexpr int64_t kGpuRuntime = int64_t{1} << 30;       // assumed until measured
 
 int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
@@ -22,8 +23,8 @@ int64_t row_tile_of(int64_t sequence_length, int64_t group, AttentionKind kind) 
   return round_up((half + pieces - 1) / pieces, 128);
 }
 
-int64_t loss_rows_of(int64_t vocab, int64_t row_tile) {
-  return std::min(row_tile, std::max<int64_t>(128, kLossChunkLimit / (4 * vocab) / 128 * 128));
+int64_t loss_rows_of(int64_t vocab, int64_t row_tile, bool gpu) {
+  return std::min(row_tile, std::max<int64_t>(128, (gpu ? kLossChunkGpu : kLossChunkHost) / (4 * vocab) / 128 * 128));
 }
 
 double attention_flops(const Shapes& s, const TrainConfig& config, int64_t group) {
@@ -59,7 +60,7 @@ Shapes::Shapes(const ModelConfig& model, const TrainConfig& config, const RunPla
       element_bytes(target.element_bytes),
       shards(run.accumulation),
       row_tile(row_tile_of(run.sequence_length, run.group, config.attention.kind)),
-      loss_rows(loss_rows_of(model.vocab_size, row_tile)),
+      loss_rows(loss_rows_of(model.vocab_size, row_tile, target.device == PlanTarget::Device::gpu)),
       tied(model.tied),
       full_tuning(config.tuning.mode == TuningMode::full),
       gpu(target.device == PlanTarget::Device::gpu),

@@ -7,11 +7,14 @@ namespace longlora {
 GradientTree::GradientTree(std::vector<Parameter*> trainable) : trainable_(std::move(trainable)) {}
 
 void GradientTree::begin() {
+  newest_.reset();
   for (Subtree& left_over : open_) spare_.push_back(std::move(left_over.gradients));  // an abandoned step leaves some
   open_.clear();
 }
 
 void GradientTree::open() {
+  if (newest_) store(*newest_);
+  newest_.reset();
   for (Parameter* p : trainable_) {
     if (p->grad.defined())
       p->grad.zero_();
@@ -25,10 +28,10 @@ LossSum GradientTree::absorb(const LossSum& right) {
   open_.pop_back();
   for (size_t i = 0; i < trainable_.size(); ++i) trainable_[i]->grad.add_(left.gradients[i]);  // fp32 addition commutes
   spare_.push_back(std::move(left.gradients));
-  return {left.loss.nll_sum + right.nll_sum, left.loss.targets + right.targets};
+  return {left.node.loss.nll_sum + right.nll_sum, left.node.loss.targets + right.targets};
 }
 
-void GradientTree::store(int level, const LossSum& loss) {
+void GradientTree::store(const Node& node) {
   Buffers buffers;
   if (spare_.empty()) {
     for (Parameter* p : trainable_) buffers.push_back(at::empty_like(p->grad));
@@ -37,27 +40,20 @@ void GradientTree::store(int level, const LossSum& loss) {
     spare_.pop_back();
   }
   for (size_t i = 0; i < trainable_.size(); ++i) buffers[i].copy_(trainable_[i]->grad);
-  open_.push_back({level, loss, std::move(buffers)});
+  open_.push_back({node, std::move(buffers)});
 }
 
 void GradientTree::close(const LossSum& loss) {
-  LossSum sum = loss;
-  int level = 0;
-  while (!open_.empty() && open_.back().level == level) {
-    sum = absorb(sum);
-    ++level;
-  }
-  store(level, sum);
+  Node node{0, loss};
+  while (!open_.empty() && open_.back().node.level == node.level) node = {node.level + 1, absorb(node.loss)};
+  newest_ = node;
 }
 
 LossSum GradientTree::finish() {
-  LONGLORA_INVARIANT(!open_.empty());
+  LONGLORA_INVARIANT(newest_);
   // The right edge of the tree: a node without sibling passes up unchanged until it meets a finished left neighbour.
-  Subtree last = std::move(open_.back());
-  open_.pop_back();
-  for (size_t i = 0; i < trainable_.size(); ++i) trainable_[i]->grad.copy_(last.gradients[i]);
-  spare_.push_back(std::move(last.gradients));
-  LossSum sum = last.loss;
+  LossSum sum = newest_->loss;
+  newest_.reset();
   while (!open_.empty()) sum = absorb(sum);
   return sum;
 }

@@ -12,17 +12,19 @@ namespace {
 std::string_view name_of(AttentionKind kind) { return kind == AttentionKind::full ? "full" : kind == AttentionKind::s2 ? "s2" : "s2_wrap"; }
 
 std::string metrics_line(const StepReport& r, const SpeedScale& scale) {
+  const FlopsPerToken& flops = r.attention == AttentionKind::full ? scale.full_attention : scale.as_configured;
   const double rate = static_cast<double>(r.tokens) / r.seconds;
-  const auto share = [&](double flops) { return scale.peak_flops_per_second > 0 ? flops * rate / scale.peak_flops_per_second : 0.0; };
+  const auto share = [&](double per_token) {
+    return scale.peak_flops_per_second > 0 ? per_token * rate / scale.peak_flops_per_second : 0.0;
+  };
   return fmt::format(
       "{{\"step\": {}, \"loss\": {}, \"grad_norm\": {}, \"lr\": {}, \"tokens\": {}, \"targets\": {}, \"padding\": {}, \"attention\": "
       "\"{}\", "
       "\"outcome\": \"{}\", \"first_row\": {}, \"hash\": \"{}\", \"seconds\": {:.4f}, \"tokens_per_second\": {:.1f}, \"mfu\": {:.4f}, "
       "\"hfu\": {:.4f}, \"data_wait_seconds\": {:.4f}, \"memory_bytes\": {}, \"memory_peak_bytes\": {}}}\n",
       r.step, json_number(r.loss), json_number(r.grad_norm), json_number(r.learning_rate), r.tokens, r.targets, r.padding,
-      name_of(r.attention), r.outcome == Outcome::applied ? "applied" : "skipped", r.first_row, r.hash, r.seconds, rate,
-      share(scale.model_flops_per_token), share(scale.hardware_flops_per_token), r.data_wait_seconds, resident_bytes(),
-      peak_resident_bytes());
+      name_of(r.attention), r.outcome == Outcome::applied ? "applied" : "skipped", r.first_row, r.hash, r.seconds, rate, share(flops.model),
+      share(flops.hardware), r.data_wait_seconds, resident_bytes(), peak_resident_bytes());
 }
 
 }  // namespace

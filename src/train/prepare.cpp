@@ -88,6 +88,20 @@ PreparedRun prepare_run(LoadedConfig loaded) {
   return run;
 }
 
+bool replan_with_less(PreparedRun& run) {
+  if (run.config().memory.policy != MemoryPolicy::automatic) return false;
+  try {
+    MemoryPlan cheaper =
+        make_memory_plan(run.base->config, run.config(), run.plan, element_bytes(run.compute), run.memory.peak_bytes() / 20 * 19);
+    if (cheaper.layer_policy == run.memory.layer_policy) return false;
+    run.memory = std::move(cheaper);
+    return true;
+  } catch (const Error& error) {
+    if (error.kind != ErrorKind::memory) throw;
+    return false;  // nothing fits into less
+  }
+}
+
 std::vector<KeepPolicy> keep_policies(const MemoryPlan& memory) {
   std::vector<KeepPolicy> policies;
   for (const std::string& name : memory.layer_policy) {
@@ -119,7 +133,10 @@ std::vector<std::string> banner(const PreparedRun& run) {
 
 std::unique_ptr<LlamaModel> make_model(const PreparedRun& run, Digest& weights_digest) {
   const TrainConfig& config = run.config();
-  const ModelOptions options{.compute = run.compute, .tuning = config.tuning, .seed = static_cast<uint64_t>(config.train.seed)};
+  const ModelOptions options{.compute = run.compute,
+                             .tuning = config.tuning,
+                             .seed = static_cast<uint64_t>(config.train.seed),
+                             .loss_chunk_bytes = run.memory.loss_chunk * 4 * run.base->config.vocab_size};
   auto model = std::make_unique<LlamaModel>(run.base->config, run.plan.rope.after, run.plan.rope.new_max_position, run.plan.sequence_length,
                                             options);
   if (config.model.init == InitKind::random) {

@@ -134,13 +134,19 @@ class Run {
     BatchLoader loader(*data.train, data.sampler(config), run_.plan.global_batch, run_.plan.micro_batch, 0, run_.plan.canonical_shards,
                        config.data.prefetch);
     const int64_t first_step = start.step;
-    Trainer trainer({model, loader, optimizer, config, run_.plan, out / "logs"}, std::move(start));
+    const auto keep_less = [&] {
+      if (!replan_with_less(run_)) return false;
+      model.set_keep_policies(keep_policies(run_.memory));
+      folder_.say("policy     " + run_.memory.policy_summary());
+      return true;
+    };
+    Trainer trainer({model, loader, optimizer, config, run_.plan, out / "logs", keep_less}, std::move(start));
     if (!request_.dump_gradients.empty()) {
       dump_gradients(model, trainer.accumulate_gradients(), request_.dump_gradients, config.tuning.mode);
       folder_.say("gradients  of the first step in " + request_.dump_gradients.string());
       return 0;
     }
-    const SpeedScale scale{run_.memory.model_flops_per_token, run_.memory.hardware_flops_per_token, measure_product_rate(run_.compute)};
+    const SpeedScale scale{run_.memory.flops, run_.memory.full_attention_flops, measure_product_rate(run_.compute)};
     folder_.say(fmt::format("peak       {:.0f} GFLOP/s in one large product, the base of MFU and HFU", scale.peak_flops_per_second / 1e9));
     const auto stop_requested = [this] { return stop_.requested(); };
 

@@ -4,6 +4,7 @@
 #include "longlora/checkpoint/train_state.h"
 #include "longlora/core/clock.h"
 #include "longlora/core/error.h"
+#include "longlora/core/log.h"
 #include "longlora/train/trainer.h"
 
 namespace longlora {
@@ -59,6 +60,21 @@ LossSum Trainer::accumulate(const std::vector<TokenBatch>& shards, int64_t targe
   return tree_.finish();
 }
 
+LossSum Trainer::accumulate_within_memory(const std::vector<TokenBatch>& shards, int64_t targets) {
+  constexpr int kStepDowns = 3;  // a run
+  for (;;) {
+    try {
+      return accumulate(shards, targets);
+    } catch (const std::exception& error) {
+      if (!is_out_of_memory(error) || config_.memory.on_oom == OnOom::stop || step_downs_ == kStepDowns) throw;
+      saved_ = SavedActivations();
+      if (!keep_less_ || !keep_less_()) throw;
+      ++step_downs_;
+      log_warning("step {} ran out of memory: its rows are computed again, less is kept from now on", progress_.step + 1);
+    }
+  }
+}
+
 StepReport Trainer::step() {
   const double started = monotonic_seconds(), waited = loader_.wait_seconds();
   StepReport report{.step = progress_.step + 1, .first_row = progress_.cursor.next_row, .rows = static_cast<uint64_t>(plan_.global_batch)};
@@ -69,7 +85,7 @@ StepReport Trainer::step() {
   report.padding = sum_padding(shards);
   report.attention = attention_at(config_, plan_, progress_.step).kind;
 
-  const LossSum sum = accumulate(shards, report.targets);
+  const LossSum sum = accumulate_within_memory(shards, report.targets);
   LONGLORA_INVARIANT(sum.targets == report.targets);
   report.loss = sum.nll_sum / static_cast<double>(sum.targets);
   report.grad_norm = gradient_norm(trainable_);

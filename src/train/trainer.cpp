@@ -43,7 +43,8 @@ Trainer::Trainer(Parts parts, Progress start)
       log_folder_(std::move(parts.log_folder)),
       progress_(std::move(start)),
       trainable_(model_.trainable()),
-      tree_(trainable_) {}
+      tree_(trainable_),
+      keep_less_(std::move(parts.keep_less)) {}
 
 void Trainer::write_nonfinite(const StepReport& report) const {
   if (log_folder_.empty()) return;
@@ -91,6 +92,7 @@ bool Trainer::run(const std::vector<Observer*>& observers, const std::function<b
     const StepReport report = step();
     for (Observer* o : observers) o->after_step(report);
   }
+  saved_ = SavedActivations();  // evaluation, checkpoint and export need memory of their own
   for (Observer* o : observers) o->after_last_step();
   return done();
 }

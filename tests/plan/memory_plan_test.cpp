@@ -77,10 +77,11 @@ TEST_P(FlopTable, AgreesToHalfAPercent) {
     return make_memory_plan(f.model, config, run, gpu(10000));
   };
   const auto near = [](double got, double want) { EXPECT_NEAR(got / 1e9, want, 0.005 * want); };
-  near(flops(AttentionKind::full, MemoryPolicy::save_all).model_flops_per_token, f.model_full);
-  near(flops(AttentionKind::s2, MemoryPolicy::save_all).model_flops_per_token, f.model_s2);
-  near(flops(AttentionKind::s2, MemoryPolicy::save_attention).hardware_flops_per_token, f.save_attention);
-  near(flops(AttentionKind::s2, MemoryPolicy::checkpoint).hardware_flops_per_token, f.checkpoint);
+  near(flops(AttentionKind::full, MemoryPolicy::save_all).flops.model, f.model_full);
+  near(flops(AttentionKind::s2, MemoryPolicy::save_all).flops.model, f.model_s2);
+  near(flops(AttentionKind::s2, MemoryPolicy::save_all).full_attention_flops.model, f.model_full);  // attention.full_steps
+  near(flops(AttentionKind::s2, MemoryPolicy::save_attention).flops.hardware, f.save_attention);
+  near(flops(AttentionKind::s2, MemoryPolicy::checkpoint).flops.hardware, f.checkpoint);
 }
 
 INSTANTIATE_TEST_SUITE_P(Llama2, FlopTable,
@@ -93,7 +94,7 @@ INSTANTIATE_TEST_SUITE_P(Llama2, FlopTable,
 TEST(MemoryPlan, SavesAllWhereMemoryIsPlentiful) {
   const MemoryPlan plan = make_memory_plan(llama2_7b(), {}, one_row(8192), gpu(76));
   EXPECT_EQ(plan.policy_name(), "save_all");
-  EXPECT_EQ(plan.model_flops_per_token, plan.hardware_flops_per_token);
+  EXPECT_EQ(plan.flops.model, plan.flops.hardware);
 }
 
 TEST(MemoryPlan, KeepsMoreInTheLastLayersAndStaysWithinTheBudget) {
@@ -109,7 +110,7 @@ TEST(MemoryPlan, KeepsMoreInTheLastLayersAndStaysWithinTheBudget) {
 TEST(MemoryPlan, MoreMemoryNeverRecomputesMore) {
   double before = 1e30;
   for (double gib = 48; gib <= 120; gib += 6) {
-    const double now = make_memory_plan(llama2_7b(), {}, one_row(102400), gpu(gib)).hardware_flops_per_token;
+    const double now = make_memory_plan(llama2_7b(), {}, one_row(102400), gpu(gib)).flops.hardware;
     EXPECT_LE(now, before * 1.02) << gib;  // save_all and save_attention weigh attention differently, so not strictly
     before = now;
   }

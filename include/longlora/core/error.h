@@ -73,6 +73,9 @@ std::string error_line(const Error&);
 /// Control characters and invalid UTF-8 as \xNN; longer than `max_bytes` is shortened in the middle with "...".
 std::string escape(std::string_view text, size_t max_bytes = 120);
 
+/// bad_alloc, an allocator's message, or an Error of kind memory.
+bool is_out_of_memory(const std::exception&);
+
 /// What `run_guarded` tells observers of the end (exit.json is written by this hook). Best effort: exceptions are swallowed.
 using EndHook = std::function<void(const Error*, int exit_code)>;
 void set_end_hook(EndHook);

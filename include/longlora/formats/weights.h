@@ -42,6 +42,9 @@ std::unique_ptr<WeightSource> open_safetensors(const std::filesystem::path& file
 /// model.safetensors, or model.safetensors.index.json with its shards. Pickle, LFS pointers, Meta layout: refused with the line that converts.
 std::unique_ptr<WeightSource> open_weight_folder(const std::filesystem::path& folder);
 
+/// Equal dtype, shape and bytes; both are read in pieces of bounded size.
+bool same_tensor(const WeightSource&, const TensorInfo&, const WeightSource&, const TensorInfo&);
+
 /// Every tensor of the table present with its shape, none unknown (rotary inv_freq skipped), dtype F64 F32 F16 BF16;
 /// first five offenders of each kind in one Error{data}. A tied model may carry an equal lm_head.weight (bytes compared).
 void check_against_table(const WeightSource&, const ModelConfig&, std::string_view source);

@@ -88,6 +88,7 @@ class LlamaModel {
 struct SavedActivations {
   SavedActivations();
   ~SavedActivations();
+  SavedActivations& operator=(SavedActivations&&) noexcept;
   struct Layers;
   std::unique_ptr<Layers> layers;
 };

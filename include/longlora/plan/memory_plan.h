@@ -17,11 +17,16 @@ struct ParameterCounts {
 /// Of the whole model by role. `trainable` counts what `tuning` trains; `total` includes LoRA.
 ParameterCounts count_parameters(const ModelConfig&, const TrainConfig::Tuning&);
 
+struct FlopsPerToken {
+  double model = 0, hardware = 0;  // hardware: with what the policy computes a second time
+};
+
 struct MemoryPlan {
   std::vector<std::string> layer_policy;                      // per layer: checkpoint, save_attention, save_all
   std::vector<std::pair<std::string, int64_t>> device_bytes;  // component -> bytes, ends with "total"
   std::vector<std::pair<std::string, int64_t>> host_bytes;
-  double model_flops_per_token = 0, hardware_flops_per_token = 0;
+  FlopsPerToken flops;                 // of a step with the configured attention
+  FlopsPerToken full_attention_flops;  // of a step with full attention: attention.full_steps
   int64_t row_tile = 0, loss_chunk = 0;
   int64_t budget_bytes = 0;
   int64_t peak_bytes() const;          // total of the memory that `budget_bytes` limits

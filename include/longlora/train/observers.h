@@ -10,6 +10,7 @@
 
 #include "longlora/checkpoint/train_state.h"
 #include "longlora/core/files.h"
+#include "longlora/plan/memory_plan.h"
 #include "longlora/train/evaluation.h"
 #include "longlora/train/events_file.h"
 #include "longlora/train/trainer.h"
@@ -18,7 +19,8 @@ namespace longlora {
 
 /// FLOPs per token of the plan and FLOP/s of the machine: what turns seconds into MFU and HFU.
 struct SpeedScale {
-  double model_flops_per_token = 0, hardware_flops_per_token = 0, peak_flops_per_second = 0;
+  FlopsPerToken as_configured, full_attention;
+  double peak_flops_per_second = 0;
 };
 
 /// One JSON line a step. A failing disk costs lines, never the run; a half-written line is overwritten by the next.

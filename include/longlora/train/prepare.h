@@ -27,6 +27,8 @@ struct PreparedRun {
 /// memory.
 PreparedRun prepare_run(LoadedConfig);
 std::vector<KeepPolicy> keep_policies(const MemoryPlan&);
+/// Plans again for 5 % less than the present plan needs (memory.policy auto); false when nothing cheaper exists.
+bool replan_with_less(PreparedRun&);
 int64_t element_bytes(ComputeType);
 /// Lines for people: counts by role, plan, policy, group, RoPE old to new, world, output.
 std::vector<std::string> banner(const PreparedRun&);

@@ -2,6 +2,7 @@
 // The training loop: one step, and a loop that tells observers about it. Everything periodic is an observer.
 #include <deque>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -57,12 +58,14 @@ class Trainer {
     AdamW& optimizer;
     const TrainConfig& config;
     const RunPlan& plan;
-    std::filesystem::path log_folder;  // nonfinite-<step>.json; empty: not written
+    std::filesystem::path log_folder;      // nonfinite-<step>.json; empty: not written
+    std::function<bool()> keep_less = {};  // a cheaper memory policy after a failed allocation; false: there is none
   };
   Trainer(Parts, Progress start);
 
   /// One optimizer step (src/train/step.cpp). Non-finite loss or norm: nothing moves; `stop`: ErrorKind::numeric, `skip`: at most 3 in
-  /// 100 steps. A global batch without targets: ErrorKind::data naming its rows.
+  /// 100 steps. A global batch without targets: ErrorKind::data naming its rows. Out of memory before anything moved, memory.on_oom
+  /// step_down: the same rows again with a cheaper policy, at most 3 times a run; the result is the same, since policies never change it.
   StepReport step();
   bool done() const { return progress_.step >= plan_.total_steps; }
   const Progress& progress() const { return progress_; }
@@ -74,6 +77,7 @@ class Trainer {
 
  private:
   LossSum accumulate(const std::vector<TokenBatch>& shards, int64_t targets);
+  LossSum accumulate_within_memory(const std::vector<TokenBatch>& shards, int64_t targets);
   ModelInput model_input(const TokenBatch&) const;
   void skip_or_stop(const StepReport&);
   void write_nonfinite(const StepReport&) const;
@@ -89,6 +93,8 @@ class Trainer {
   GradientTree tree_;
   SavedActivations saved_;
   std::deque<double> last_losses_;
+  std::function<bool()> keep_less_;
+  int step_downs_ = 0;
 };
 
 }  // namespace longlora
