@@ -7,6 +7,7 @@ question (model, contexts, settings) is the same, so that a second run only prin
 import argparse
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -57,10 +58,24 @@ def table(rows: list[dict], contexts: list[int]) -> str:
     return "\n".join(lines)
 
 
+def save_picture(report: pathlib.Path, picture: pathlib.Path) -> None:
+    """The perplexity curves of a report as a file of their own."""
+    html = report.read_text()
+    style = re.search(r"<style>.*?</style>", html, re.DOTALL)
+    curves = [svg for svg in re.findall(r"<svg.*?</svg>", html, re.DOTALL) if "Perplexity by context" in svg]
+    if style is None or not curves:
+        sys.exit(f"quickstart.py: {report} has no perplexity curves; remove it and run this again")
+    opening = curves[0].index(">") + 1
+    head = curves[0][:opening].replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    picture.write_text(head + style.group(0) + curves[0][opening:] + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=["quickstart", "smollm2"], default="quickstart")
-    name = parser.parse_args().model
+    parser.add_argument("--picture", type=pathlib.Path, help="also write the perplexity curves as an SVG file")
+    arguments = parser.parse_args()
+    name = arguments.model
     out = ROOT / "out" / name
     out.mkdir(parents=True, exist_ok=True)
     cache = out / "evaluation.json"
@@ -87,6 +102,8 @@ def main() -> None:
     after = perplexity(f"extended {factor}x by LongLoRA", cache, merged, contexts, tokens, None)
     (out / "run" / "evaluation.json").write_text(cache.read_text())
     run("-q", "report", out / "run")
+    if arguments.picture:
+        save_picture(out / "run" / "report.html", arguments.picture)
     print("\n" + table([before, interpolated, after], contexts))
     values = {c["context"]: c["perplexity"] for c in after["contexts"]}
     first = next(c["perplexity"] for c in before["contexts"] if c["context"] == native)

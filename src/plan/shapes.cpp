@@ -8,10 +8,10 @@
 namespace longlora::plan {
 namespace {
 
-constexpr int64_t kMaxRowTile = 4096;                   // tokens
-constexpr int64_t kLossChunkGpu = int64_t{512} << 20;   // bytes of fp32 logits
-constexpr int64_t kLossChunkHost = int64_t{192} << 20;  // here a chunk of 1024 rows already costs the head's gradient only 2 % of traffic
-constexpr int64_t kGpuRuntime = int64_t{1} << 30;       // assumed until measured
+constexpr int64_t kMaxRowTile = 4096;                  // tokens
+constexpr int64_t kLossChunkGpu = int64_t{512} << 20;  // bytes of fp32 logits
+constexpr int64_t kLossRowsHost = 512;                 // the head's gradient is read and written once a chunk: 4 % of its products
+constexpr int64_t kGpuRuntime = int64_t{1} << 30;      // assumed until measured
 
 int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
@@ -24,7 +24,7 @@ int64_t row_tile_of(int64_t sequence_length, int64_t group, AttentionKind kind) 
 }
 
 int64_t loss_rows_of(int64_t vocab, int64_t row_tile, bool gpu) {
-  return std::min(row_tile, std::max<int64_t>(128, (gpu ? kLossChunkGpu : kLossChunkHost) / (4 * vocab) / 128 * 128));
+  return std::min(row_tile, gpu ? std::max<int64_t>(128, kLossChunkGpu / (4 * vocab) / 128 * 128) : kLossRowsHost);
 }
 
 double attention_flops(const Shapes& s, const TrainConfig& config, int64_t group) {
