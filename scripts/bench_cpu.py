@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Speed and memory of a whole training step on the CPU, side by side with transformers + peft in the same run.
 
-  scripts/bench_cpu.py [--lengths 4096,8192] [--steps 2] [--dtype auto|fp32|bf16] [--json FILE]
+  scripts/bench_cpu.py [--lengths 4096,8192] [--steps 2] [--dtype auto|fp32|bf16] [--json FILE] [--markdown FILE]
 
 Model: SmolLM2-135M. Recipe on both sides: LoRA r = 8 on q, k, v, o, trainable embedding and norms, batch 1, AdamW, clipping. The peer uses
 gradient checkpointing and sdpa attention, or shifted sparse attention by reshape (tests/hf/peer_step.py). For every length it runs, one
@@ -102,6 +102,37 @@ def model_flops(length: int, attention: str) -> float:
     return length * (4 * n + 6 * VOCABULARY * HIDDEN + 6 * n_lora) + 3.5 * 4 * HEAD_SIZE * LAYERS * sum(per_head)
 
 
+def ratios(rows: list[dict]) -> list[tuple]:
+    """(length, our s2 / peer full, our s2 / peer s2, our full / peer full, memory s2, memory full) of every length."""
+    by = {(r["length"], r["attention"]): r for r in rows}
+    found = []
+    for length in sorted({r["length"] for r in rows}):
+        full, s2 = by[length, "full"], by[length, "s2"]
+        found.append((length, s2["ours"]["tok_s"] / full["peer"]["tok_s"], s2["ours"]["tok_s"] / s2["peer"]["tok_s"],
+                      full["ours"]["tok_s"] / full["peer"]["tok_s"], s2["ours"]["peak_rss_gib"] / s2["peer"]["peak_rss_gib"],
+                      full["ours"]["peak_rss_gib"] / full["peer"]["peak_rss_gib"]))
+    return found
+
+
+def processor() -> str:
+    names = [line.split(":")[1].strip() for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return f"{len(names)} x {names[0]}"
+
+
+def markdown(rows: list[dict]) -> str:
+    lines = [f"{time.strftime('%Y-%m-%d')}, {processor()}, {rows[0]['dtype']} on both sides, all timings of one run of `scripts/bench_cpu.py`:", "",
+             "| tokens | attention | transformers + peft | | longlora-train | | matrix products | share our step reaches |",
+             "|---|---|---|---|---|---|---|---|"]
+    for r in rows:
+        lines.append(f"| {r['length']:,} | {r['attention']} | {r['peer']['tok_s']:.1f} tok/s | {r['peer']['peak_rss_gib']:.2f} GiB | "
+                     f"{r['ours']['tok_s']:.1f} tok/s | {r['ours']['peak_rss_gib']:.2f} GiB | {r['product_gflops']:.0f} GFLOP/s | "
+                     f"{100 * r['share_of_product_rate']:.0f} % |")
+    lines += ["", "| tokens | our s2 / its full | our s2 / its s2 | our full / its full | memory, s2 | memory, full |", "|---|---|---|---|---|---|"]
+    for length, *values in ratios(rows):
+        lines.append(f"| {length:,} | " + " | ".join(f"{v:.2f}" for v in values) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", default="4096,8192")
@@ -109,6 +140,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["auto", "fp32", "bf16"], default="auto")
     parser.add_argument("--policy", default="auto")
     parser.add_argument("--json")
+    parser.add_argument("--markdown")
     a = parser.parse_args()
     dtype = a.dtype if a.dtype != "auto" else "bf16" if native_bf16() else "fp32"
     if not (BASE / "config.json").exists():
@@ -139,15 +171,13 @@ numpy.save('{tokens}', ids); ids.tofile('{tokens.with_suffix('.bin')}')
                 print(f"{length:6} {attention:5} {dtype}  peer {theirs['tok_s']:7.1f} tok/s {theirs['peak_rss_gib']:5.2f} GiB   ours "
                       f"{mine['tok_s']:7.1f} tok/s {mine['peak_rss_gib']:5.2f} GiB   product {rate:6.1f} GFLOP/s, our step uses "
                       f"{100 * row['share_of_product_rate']:.0f} %", flush=True)
-        by = {(r["length"], r["attention"]): r for r in rows}
-        for length in map(int, a.lengths.split(",")):
-            full, s2 = by[length, "full"], by[length, "s2"]
-            print(f"{length:6} ours s2 / peer full {s2['ours']['tok_s'] / full['peer']['tok_s']:.2f}   ours s2 / peer s2 "
-                  f"{s2['ours']['tok_s'] / s2['peer']['tok_s']:.2f}   ours full / peer full {full['ours']['tok_s'] / full['peer']['tok_s']:.2f}   "
-                  f"memory s2 {s2['ours']['peak_rss_gib'] / s2['peer']['peak_rss_gib']:.2f}, full "
-                  f"{full['ours']['peak_rss_gib'] / full['peer']['peak_rss_gib']:.2f}")
+        for length, s2_full, s2_s2, full_full, s2_memory, full_memory in ratios(rows):
+            print(f"{length:6} ours s2 / peer full {s2_full:.2f}   ours s2 / peer s2 {s2_s2:.2f}   ours full / peer full {full_full:.2f}   "
+                  f"memory s2 {s2_memory:.2f}, full {full_memory:.2f}")
         if a.json:
             pathlib.Path(a.json).write_text(json.dumps({"date": time.strftime("%Y-%m-%d"), "threads": os.cpu_count(), "rows": rows}, indent=1) + "\n")
+        if a.markdown:
+            pathlib.Path(a.markdown).write_text(markdown(rows))
 
 
 main()

@@ -27,31 +27,36 @@ def run(*arguments: object) -> None:
         sys.exit(result.returncode)
 
 
-def perplexity(label: str, cache: pathlib.Path, model: pathlib.Path, contexts: list[int], tokens: int, rope_factor: float | None) -> dict:
-    """One row of the table: {label, contexts: [{context, perplexity, ...}]}."""
-    command = ["eval", "perplexity", "--model", str(model), "--data", str(TEXTS / "emma.txt"), "--context", ",".join(map(str, contexts)),
-               "--max-tokens", str(tokens), "--json"]
+def evaluate(model: pathlib.Path, contexts: list[int], tokens: int, rope_factor: float | None) -> list[dict]:
+    """Windows side by side (one token overlaps: it is the last target and then the first input)."""
+    command = [str(PROGRAM), "-q", "eval", "perplexity", "--model", str(model), "--data", str(TEXTS / "emma.txt"), "--context",
+               ",".join(map(str, contexts)), "--stride", ",".join(str(c - 1) for c in contexts), "--max-tokens", str(tokens), "--json"]
     if rope_factor is not None:
         command += ["--rope-factor", str(rope_factor)]
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if result.returncode != 0:
+        sys.exit(result.returncode)
+    return json.loads(result.stdout)["contexts"]
+
+
+def perplexity(label: str, cache: pathlib.Path, model: pathlib.Path, contexts: list[int], tokens: int, rope_factor: float | None) -> dict:
+    """One row of the table: {label, contexts: [{context, perplexity, ...}]}."""
     rows = json.loads(cache.read_text()) if cache.exists() else []
     weights = model / "model.safetensors"
-    key = [*command, weights.stat().st_mtime_ns if weights.exists() else 0]
+    key = [str(model), contexts, tokens, rope_factor, weights.stat().st_mtime_ns if weights.exists() else 0]
     for row in rows:
         if row["label"] == label and row["key"] == key:
             return row
     print(f"  {label} ...", end="", flush=True)
     start = time.monotonic()
-    result = subprocess.run([str(PROGRAM), "-q", *command], stdout=subprocess.PIPE, text=True)
-    if result.returncode != 0:
-        sys.exit(result.returncode)
-    row = {"label": label, "key": key, **json.loads(result.stdout)}
+    row = {"label": label, "key": key, "contexts": evaluate(model, contexts, tokens, rope_factor)}
     print(f" {time.monotonic() - start:.0f} s", flush=True)
     cache.write_text(json.dumps([r for r in rows if r["label"] != label] + [row], indent=1))
     return row
 
 
 def table(rows: list[dict], contexts: list[int]) -> str:
-    lines = ["perplexity on Emma, by context".ljust(44) + "".join(f"{c:>9}" for c in contexts)]
+    lines = ["perplexity on Emma, windows side by side".ljust(44) + "".join(f"{c:>9}" for c in contexts)]
     for row in rows:
         values = {c["context"]: c["perplexity"] for c in row["contexts"]}
         lines.append(f"  {row['label']:<42}" + "".join(f"{values[c]:9.2f}" if c in values else " " * 9 for c in contexts))
@@ -61,13 +66,13 @@ def table(rows: list[dict], contexts: list[int]) -> str:
 def save_picture(report: pathlib.Path, picture: pathlib.Path) -> None:
     """The perplexity curves of a report as a file of their own."""
     html = report.read_text()
-    style = re.search(r"<style>.*?</style>", html, re.DOTALL)
     curves = [svg for svg in re.findall(r"<svg.*?</svg>", html, re.DOTALL) if "Perplexity by context" in svg]
-    if style is None or not curves:
+    if not curves:
         sys.exit(f"quickstart.py: {report} has no perplexity curves; remove it and run this again")
+    style = "<style>svg{background:#fff}" + "".join(re.findall(r"\.(?:grid|tick|title)\{[^}]*\}", html)) + "</style>"
     opening = curves[0].index(">") + 1
     head = curves[0][:opening].replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
-    picture.write_text(head + style.group(0) + curves[0][opening:] + "\n")
+    picture.write_text(head + style + curves[0][opening:] + "\n")
 
 
 def main() -> None:

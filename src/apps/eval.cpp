@@ -18,7 +18,8 @@ struct EvalFlags {
   ModelRequest request;
   std::string model, adapter, data, format = "auto", attention = "full", compat;
   std::vector<std::string> contexts;
-  int64_t window = 0, stride = 0, group = 0;
+  std::vector<int64_t> strides;
+  int64_t window = 0, group = 0;
   uint64_t max_tokens = 0;
   bool document_mask = false, json = false;
 };
@@ -36,6 +37,12 @@ std::vector<int64_t> contexts_of(const std::vector<std::string>& texts) {
     }
   }
   return contexts;
+}
+
+/// Tokens between the windows of context number `index`; 0: half the context.
+int64_t stride_of(const EvalFlags& flags, size_t index) {
+  if (flags.strides.empty()) return 0;
+  return flags.strides.size() == 1 ? flags.strides.front() : flags.strides[index];
 }
 
 AttentionSettings attention_of(const EvalFlags& flags, const ReadyModel& ready) {
@@ -99,7 +106,10 @@ int perplexity_command(EvalFlags flags) {
   std::vector<int64_t> contexts = contexts_of(flags.contexts);
   if (flags.window > 0) contexts = {flags.window};
   LONGLORA_CHECK(!contexts.empty(), usage, "no context given", "--context", "write for example --context 512,1024");
-  LONGLORA_CHECK(flags.compat.empty() || flags.stride == 0, usage, "--compat longlora has its own stride of 256", "--stride",
+  LONGLORA_CHECK(flags.strides.size() <= 1 || flags.strides.size() == contexts.size(), usage,
+                 fmt::format("{} strides for {} contexts", flags.strides.size(), contexts.size()), "--stride",
+                 "give one stride, or one for every context");
+  LONGLORA_CHECK(flags.compat.empty() || flags.strides.empty(), usage, "--compat longlora has its own stride of 256", "--stride",
                  "leave --stride out");
   flags.request.model = flags.model;
   flags.request.adapter = flags.adapter;
@@ -110,8 +120,9 @@ int perplexity_command(EvalFlags flags) {
   for (uint64_t i = 0; i < data->num_sources(); ++i) sources.push_back(&data->tokens(i));
   show_start(ready, *sources.front());
   std::vector<PerplexityResult> results;
-  for (int64_t context : contexts) {
-    PerplexityOptions options{.context = context, .stride = flags.stride, .max_tokens = flags.max_tokens};
+  for (size_t i = 0; i < contexts.size(); ++i) {
+    const int64_t context = contexts[i];
+    PerplexityOptions options{.context = context, .stride = stride_of(flags, i), .max_tokens = flags.max_tokens};
     options.rule = flags.compat.empty() ? WindowRule::sliding : WindowRule::longlora;
     options.document_mask = flags.document_mask;
     options.attention = attention_of(flags, ready);
@@ -133,7 +144,9 @@ void add_perplexity(Program& p, CLI::App& eval) {
   command->add_option("--format", flags->format, "format of the data")
       ->check(CLI::IsMember({"auto", "text", "jsonl", "tokens", "llmc", "raw_uint16"}));
   command->add_option("--window", flags->window, "one context length (same as --context N)")->check(CLI::PositiveNumber);
-  command->add_option("--stride", flags->stride, "tokens between windows (default: half the context)")->check(CLI::PositiveNumber);
+  command->add_option("--stride", flags->strides, "tokens between windows, one or one for every context (default: half the context)")
+      ->delimiter(',')
+      ->check(CLI::PositiveNumber);
   command->add_option("--adapter", flags->adapter, "PEFT folder to apply");
   command->add_option("--attention", flags->attention, "full, or as_trained (groups)")->check(CLI::IsMember({"full", "as_trained"}));
   command->add_option("--group", flags->group, "group of as_trained in tokens, when the model does not say")->check(CLI::PositiveNumber);

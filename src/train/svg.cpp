@@ -95,15 +95,19 @@ std::string line(const Frame& f, const Points& points, size_t index, bool marker
                      kDashes[index % std::size(kDashes)], dots);
 }
 
+constexpr double kLegendLine = 16;
+double legend_height(const std::vector<Series>& series) { return series.size() < 2 ? 0 : kLegendLine * static_cast<double>(series.size()); }
+
+/// Below the chart, where no curve can cross it.
 std::string legend(const std::vector<Series>& series) {
   if (series.size() < 2) return "";
   std::string out;
   for (size_t i = 0; i < series.size(); ++i) {
-    const double y = kTop + 14 + 16 * static_cast<double>(i);
+    const double y = kHeight + kLegendLine * static_cast<double>(i) + 8;
     out += fmt::format(
         "<line x1='{}' x2='{}' y1='{}' y2='{}' stroke='{}' stroke-width='1.6' stroke-dasharray='{}'/><text x='{}' y='{}' "
         "class='tick'>{}</text>\n",
-        kWidth - 220, kWidth - 190, y - 4, y - 4, kColours[i % std::size(kColours)], kDashes[i % std::size(kDashes)], kWidth - 184, y,
+        kLeft, kLeft + 30, y - 4, y - 4, kColours[i % std::size(kColours)], kDashes[i % std::size(kDashes)], kLeft + 36, y,
         html_escape(series[i].label));
   }
   return out;
@@ -157,7 +161,7 @@ std::string svg_chart(const Chart& chart) {
   std::sort(x_ticks.begin(), x_ticks.end());
   x_ticks.erase(std::unique(x_ticks.begin(), x_ticks.end()), x_ticks.end());
   std::string out = fmt::format("<svg viewBox='0 0 {} {}' role='img' aria-label='{}'>\n<text x='{}' y='18' class='title'>{}</text>\n",
-                                kWidth, kHeight, html_escape(chart.title), kLeft, html_escape(chart.title));
+                                kWidth, kHeight + legend_height(series), html_escape(chart.title), kLeft, html_escape(chart.title));
   out += grid(frame, chart, x_ticks);
   for (size_t i = 0; i < series.size(); ++i) out += line(frame, series[i].points, i, chart.markers);
   out += legend(series);

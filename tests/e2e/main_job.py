@@ -58,6 +58,12 @@ def pretrain_extend_export_evaluate():
         grouped = perplexity("--model", base, "--adapter", long_run / "adapter", "--attention", "as_trained")
         assert grouped["attention"] == "as_trained" and grouped["contexts"][1]["nll"] != two["contexts"][1]["nll"]
 
+        side_by_side = perplexity("--model", merged, "--stride", "31,127")["contexts"]
+        alone = json.loads(run("eval", "perplexity", "--model", merged, "--data", place.path / "validation.txt", "--context", "128", "--stride", "127",
+                               "--json").stdout)["contexts"]
+        assert side_by_side[1] == alone[0] and side_by_side[0]["windows"] > one["contexts"][0]["windows"] / 2 > side_by_side[1]["windows"]
+        run("eval", "perplexity", "--model", merged, "--data", place.path / "validation.txt", "--context", "32,128", "--stride", "1,2,3", expect=64)
+
         text = run("generate", "--model", merged, "--prompt", "the sea", "--max-new-tokens", "8").stdout
         assert text.startswith("the sea") and len(text) > 8, text
         again = run("generate", "--model", merged, "--prompt", "the sea", "--max-new-tokens", "8").stdout

@@ -5,9 +5,7 @@
 #include <new>
 
 #include "longlora/checkpoint/train_state.h"
-#include "longlora/config/config_io.h"
-#include "longlora/train/trainer.h"
-#include "train/tiny_run.h"
+#include "train/tiny_training.h"
 
 namespace longlora {
 namespace {
@@ -26,80 +24,49 @@ class FailingAllocator final : public c10::Allocator {
   bool armed = false;
 };
 
-struct SmallRun {
-  explicit SmallRun(OnOom on_oom) {
-    loaded = parse_config(tiny.yaml("lora", "out"), "run.yaml");
-    loaded.config.memory.on_oom = on_oom;
-    const ModelConfig model_config = parse_model_config(tiny_config_json(), "config.json");
-    plan = make_run_plan(loaded.config, model_config);
-    plan.total_steps = 2;
-    model = std::make_unique<LlamaModel>(model_config, plan.rope.after, plan.rope.new_max_position, 32,
-                                         ModelOptions{.tuning = loaded.config.tuning});
-    model->initialise_base();
-    model->initialise_lora();
-    model->set_keep_policies(std::vector<KeepPolicy>(2, KeepPolicy::save_all));
-    data = std::make_unique<Dataset>(loaded.config.data.train,
-                                     DatasetOptions{.sequence_length = 32, .vocab_size = kTinyVocab, .data = loaded.config.data});
-    loader = std::make_unique<BatchLoader>(*data, Sampler({.rows = {data->rows(0)}}), 3, 1, 0, 3, 1);
-    optimizer = std::make_unique<AdamW>(model->trainable(), loaded.config.optimizer);
-    trainer = std::make_unique<Trainer>(Trainer::Parts{*model,
-                                                       *loader,
-                                                       *optimizer,
-                                                       loaded.config,
-                                                       plan,
-                                                       {},
-                                                       [this] {
-                                                         ++step_downs;
-                                                         model->set_keep_policies(std::vector<KeepPolicy>(2, KeepPolicy::checkpoint));
-                                                         return true;
-                                                       }},
-                                        Progress{});
-  }
-  TinyRun tiny;
-  LoadedConfig loaded;
-  RunPlan plan;
-  std::unique_ptr<LlamaModel> model;
-  std::unique_ptr<Dataset> data;
-  std::unique_ptr<BatchLoader> loader;
-  std::unique_ptr<AdamW> optimizer;
-  std::unique_ptr<Trainer> trainer;
-  int step_downs = 0;
-};
-
 TEST(OutOfMemory, EveryFailedAllocationOfAStepIsSurvivedWithTheSameBits) {
   FailingAllocator memory;
+  TinyTraining run;
+  run.prepare();
   std::string whole;
-  int64_t allocations = 0;
   {
-    SmallRun run(OnOom::step_down);
+    Trainer trainer = run.trainer();
     memory.armed = true;
-    whole = run.trainer->step().hash;
+    whole = trainer.step().hash;
     memory.armed = false;
-    allocations = memory.count;
   }
+  const int64_t allocations = memory.count;
   ASSERT_GT(allocations, 10);
   for (int64_t k = 1; k <= allocations; ++k) {
-    SmallRun run(OnOom::step_down);
+    run.prepare();
+    int step_downs = 0;
+    Trainer trainer = run.trainer([&] {
+      ++step_downs;
+      run.model->set_keep_policies(std::vector<KeepPolicy>(2, KeepPolicy::checkpoint));
+      return true;
+    });
     memory.count = 0;
     memory.fail_at = k;
     memory.armed = true;
-    EXPECT_EQ(run.trainer->step().hash, whole) << "allocation " << k << " of " << allocations;
+    EXPECT_EQ(trainer.step().hash, whole) << "allocation " << k << " of " << allocations;
     memory.armed = false;
-    EXPECT_EQ(run.step_downs, 1) << k;
+    EXPECT_EQ(step_downs, 1) << k;
   }
 }
 
 TEST(OutOfMemory, StopEndsTheStepWithNothingMoved) {
   FailingAllocator memory;
-  SmallRun run(OnOom::stop);
+  TinyTraining run;
+  run.prepare();
+  run.loaded.config.memory.on_oom = OnOom::stop;
   const Digest before = state_digest(*run.model);
+  Trainer trainer = run.trainer([] { return true; });
   memory.fail_at = 5;
   memory.armed = true;
-  EXPECT_THROW(run.trainer->step(), std::bad_alloc);
+  EXPECT_THROW(trainer.step(), std::bad_alloc);
   memory.armed = false;
   EXPECT_EQ(state_digest(*run.model), before);
-  EXPECT_EQ(run.step_downs, 0);
-  EXPECT_EQ(run.trainer->progress().step, 0);
+  EXPECT_EQ(trainer.progress().step, 0);
 }
 
 }  // namespace

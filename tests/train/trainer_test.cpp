@@ -9,7 +9,7 @@
 #include "longlora/config/config_io.h"
 #include "longlora/core/json.h"
 #include "support/error_of.h"
-#include "train/tiny_run.h"
+#include "train/tiny_training.h"
 
 namespace longlora {
 namespace {
@@ -33,38 +33,7 @@ TEST(AttentionAt, IsAFunctionOfTheStepNumber) {
   EXPECT_EQ(attention_at(config, plan, 0).kind, AttentionKind::full);
 }
 
-/// The parts of a run without a folder.
-class Training : public testing::Test {
- protected:
-  void prepare(const std::string& mode = "lora") {
-    loaded = parse_config(tiny.yaml(mode, "out", "nonfinite: {action: skip}\n"), "run.yaml");
-    loaded.config.train.steps = 1000;
-    model_config = parse_model_config(tiny_config_json(), "config.json");
-    plan = make_run_plan(loaded.config, model_config);
-    plan.total_steps = 1000;
-    ModelOptions options;
-    options.tuning = loaded.config.tuning;
-    model = std::make_unique<LlamaModel>(model_config, plan.rope.after, plan.rope.new_max_position, 32, options);
-    model->initialise_base();
-    model->initialise_lora();
-    model->set_keep_policies(std::vector<KeepPolicy>(2, KeepPolicy::save_all));
-    DatasetOptions data_options{.sequence_length = 32, .vocab_size = kTinyVocab, .data = loaded.config.data};
-    data = std::make_unique<Dataset>(loaded.config.data.train, data_options);
-    Sampler sampler({.rows = {data->rows(0)}});
-    loader = std::make_unique<BatchLoader>(*data, sampler, 3, 1, 0, 3, 1);
-    optimizer = std::make_unique<AdamW>(model->trainable(), loaded.config.optimizer);
-  }
-  Trainer trainer() { return Trainer({*model, *loader, *optimizer, loaded.config, plan, tiny.dir.path()}, {}); }
-
-  TinyRun tiny;
-  LoadedConfig loaded;
-  ModelConfig model_config;
-  RunPlan plan;
-  std::unique_ptr<LlamaModel> model;
-  std::unique_ptr<Dataset> data;
-  std::unique_ptr<BatchLoader> loader;
-  std::unique_ptr<AdamW> optimizer;
-};
+class Training : public testing::Test, protected TinyTraining {};
 
 TEST_F(Training, LossFallsAndReportsAreConsistent) {
   prepare("full");  // a frozen random head would leave little to learn
