@@ -15,7 +15,7 @@ struct ExponentialSum {
   float maximum, sum;
 };
 
-/// kInPlace: the gradient is narrower than the logits and moves down in their memory.
+/// E: of the logits, D: of their gradient; a narrower D moves down in their memory.
 template <class E, class D, bool kAligned, bool kGradient>
 struct CrossEntropyRow {
   struct Params {
@@ -27,7 +27,6 @@ struct CrossEntropyRow {
   };
   static constexpr int kThreads = kRowThreads;
   static constexpr int kMinBlocks = 2;
-  static constexpr bool kInPlace = sizeof(D) < sizeof(E);
 
   LONGLORA_DEVICE static void run(const Params& p) {
     const int64_t row = device::block_index();
@@ -95,7 +94,7 @@ struct CrossEntropyRow {
         if (i + k == label) x[k] -= scale;
       }
       // this step's elements go to addresses of logits of this step or earlier ones, which everybody has read after the barrier
-      if constexpr (kInPlace) device::sync_block();
+      if constexpr (sizeof(D) < sizeof(E)) device::sync_block();
       store_floats<D, kAligned>(d + i, count, x);
     }
   }

@@ -66,21 +66,19 @@ struct Backward {
   }
 };
 
-/// One thread a column; before Backward, which may overwrite d_y.
+/// One warp, a thread every 32nd column, row after row; before Backward, which may overwrite d_y.
 template <class E>
 struct WeightGradient {
   using Params = Operands;
   static constexpr int kThreads = 32, kMinBlocks = 1;
   LONGLORA_DEVICE static void run(const Params& o) {
-    const int64_t i = int64_t{block_index()} * kThreads + thread_index();
-    if (i >= o.p.width) return;
-    float sum = 0;
     for (int64_t row = 0; row < o.p.rows; ++row) {
       const E* x = static_cast<const E*>(o.x) + row * o.x_stride;
       const E* d_y = static_cast<const E*>(o.d_y) + row * o.d_y_stride;
-      sum += to_float(load(d_y + i)) * (to_float(load(x + i)) * rstd_of(x, o.p.width, o.p.eps));
+      const float rstd = rstd_of(x, o.p.width, o.p.eps);
+      for (int64_t i = thread_index(); i < o.p.width; i += kThreads)
+        store(o.d_weight + i, load(o.d_weight + i) + to_float(load(d_y + i)) * (to_float(load(x + i)) * rstd));
     }
-    store(o.d_weight + i, load(o.d_weight + i) + sum);
   }
 };
 
@@ -123,7 +121,7 @@ Launch rms_norm_backward(const RmsNorm& p, ConstRows x, const void* weight, Cons
                 .d_x_stride = d_x.stride,
                 .add = add_to_d_x};
   if (d_weight != nullptr) {
-    const Launch l = launch_naive<WeightGradient>(o, p.width, stream);
+    const Launch l = launch_naive<WeightGradient>(o, 1, stream);
     if (!l.ok()) return l;
   }
   return launch_naive<Backward>(o, p.rows, stream);
