@@ -73,6 +73,7 @@ struct ForwardSm80 {
         o.at(m, n, 2 * half + 1) *= shrink;
       }
     }
+    save(place, rows);
   }
 
   /// What a block works on. It lives in shared memory: the main loop needs all 255 registers of a thread for its tiles.

@@ -30,4 +30,21 @@ inline double rounded_once(kernels::ElementType type, int64_t length) { return n
 /// Half of the smallest number above zero: what rounding may lose absolutely.
 constexpr double underflow(kernels::ElementType type) { return type == kernels::ElementType::fp16 ? 0x1p-25 : 0x1p-134; }
 
+/// Attention (docs/attention.md, section 10): F = |x - ref|_2 / |ref|_2 and M = max |x - ref| / rms(ref), measured by a scalar emulation of
+/// the algorithm with a factor of about 2 to spare. fp16 rounds 8 times finer than bf16, of which 2 are kept.
+struct Tolerance {
+  double relative_norm, largest;
+};
+enum class AttentionOutput { o, d_v, d_q_or_k };
+constexpr Tolerance attention_tolerance(kernels::ElementType type, AttentionOutput output) {
+  if (type == kernels::ElementType::fp32) {
+    if (output == AttentionOutput::o) return {5e-6, 1e-4};
+    return output == AttentionOutput::d_v ? Tolerance{1e-5, 1e-4} : Tolerance{1e-5, 2e-4};
+  }
+  const double finer = type == kernels::ElementType::fp16 ? 4 : 1;
+  if (output == AttentionOutput::o) return {4e-3 / finer, 0.1 / finer};
+  return output == AttentionOutput::d_v ? Tolerance{4e-3 / finer, 0.2 / finer} : Tolerance{1e-2 / finer, 0.2 / finer};
+}
+inline constexpr double kLseTolerance = 1e-4;
+
 }  // namespace longlora::testing
