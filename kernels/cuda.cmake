@@ -1,0 +1,12 @@
+# The kernels for a GPU: longlora_kernels_cuda, from every .cu of an operation's folder (bench.cu are programs of their own).
+file(GLOB kernel_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/*/*.cu)
+list(FILTER kernel_sources EXCLUDE REGEX "/(device|emu)/|/bench[^/]*\\.cu$")
+file(GLOB kernel_host_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/*/*.cpp)
+list(FILTER kernel_host_sources EXCLUDE REGEX "/emu/")
+longlora_kernel_objects(kernel_objects ${kernel_sources})
+if(kernel_objects)
+  add_library(longlora_kernels_cuda STATIC ${kernel_objects} ${kernel_host_sources})
+  set_target_properties(longlora_kernels_cuda PROPERTIES LINKER_LANGUAGE CXX)
+  target_include_directories(longlora_kernels_cuda PUBLIC ${PROJECT_SOURCE_DIR}/include PRIVATE ${CMAKE_CURRENT_LIST_DIR})
+  target_include_directories(longlora_kernels_cuda SYSTEM PRIVATE ${LONGLORA_CUDA_ROOT}/include)
+endif()
