@@ -7,8 +7,8 @@
 // Legend: B rows, T tokens of a row, H query heads, K key/value heads, D head size.
 // Types    bf16, fp16 on tensor cores with D 64 or 128; fp32 (and any other D up to 256) by the plain kernel
 // Views    any strides in elements, last stride 1; the tensor-core kernels need 16-byte aligned bases and strides that are multiples of 8
-// Windows  q, o, lse and their gradients hold positions [q_begin, q_end), k, v and theirs [k_begin, k_end); pointers are to the window's first
-// Bits     one block owns every output; no float atomics; sums have a fixed order, also over windows cut at tile multiples (kTile)
+// Windows  q, o, lse and their gradients hold positions [q_begin, q_end), k, v and theirs [k_begin, k_end); pointers are to the window's
+// first Bits     one block owns every output; no float atomics; sums have a fixed order, also over windows cut at tile multiples (kTile)
 // Cost     forward 4 D, backward 14 D FLOP a visible pair; no memory but lse and delta
 // Errors   a Launch that names the argument; nothing is enqueued then
 #include <cstdint>
@@ -37,10 +37,10 @@ enum class AttentionVariant { automatic, plain, sm80 };  // sm80: mma.sync and c
 struct S2Shape {
   ElementType type = ElementType::bf16;
   int64_t rows = 0, tokens = 0;
-  int64_t group = 0;                                     // even; >= 2 tokens is full causal attention
+  int64_t group = 0;                                       // even; >= 2 tokens is full causal attention
   int64_t num_heads = 0, num_kv_heads = 0, num_plain = 0;  // query heads [0, num_plain) are plain, the others shifted by group / 2
   int64_t head_size = 0;
-  bool wraps = false;                                    // shifted heads as the paper's Algorithm 1: T % g == 0, no documents, whole rows
+  bool wraps = false;  // shifted heads as the paper's Algorithm 1: T % g == 0, no documents, whole rows
   int64_t q_begin = 0, q_end = 0, k_begin = 0, k_end = 0;
   /// First position of the document of every position and the end of it, int32 [B, T]; both null: one document a row.
   const int32_t *document_begin = nullptr, *document_end = nullptr;
@@ -63,9 +63,9 @@ struct Carry {
   bool exists() const { return d_k.data != nullptr; }
 };
 
-/// dK and dV of the keys in the window from the queries in the window, query tiles in descending order, inside a tile the query heads of the
-/// KV head ascending. `carry_in` starts the sums (windows of later queries come first); with `carry_out` the sums go there and d_k, d_v are
-/// not written.
+/// dK and dV of the keys in the window from the queries in the window, query tiles in descending order, inside a tile the query heads of
+/// the KV head ascending. `carry_in` starts the sums (windows of later queries come first); with `carry_out` the sums go there and d_k, d_v
+/// are not written.
 struct S2BackwardKv {
   HeadView q, k, v, d_o, d_k, d_v;
   StatisticsView lse, delta;

@@ -1,0 +1,629 @@
+// Compiled without -fsanitize=thread even in that build: the fibers' bookkeeping is shared by design and must not look like a kernel's
+// race.
+#include "emu/runtime.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <exception>
+#include <memory>
+#include <numeric>
+#include <optional>
+#include <set>
+#include <vector>
+
+#include "emu/fiber.h"
+
+#if defined(LONGLORA_EMU_TSAN)
+#include <sanitizer/tsan_interface.h>
+extern "C" {
+void AnnotateIgnoreReadsBegin(const char*, int);
+void AnnotateIgnoreReadsEnd(const char*, int);
+void AnnotateIgnoreWritesBegin(const char*, int);
+void AnnotateIgnoreWritesEnd(const char*, int);
+}
+#endif
+
+namespace longlora::emu {
+
+Current current;
+
+namespace {
+
+#if defined(LONGLORA_EMU_TSAN)
+void release(void* at) { __tsan_release(at); }
+void acquire(void* at) { __tsan_acquire(at); }
+/// What the runtime itself does in a fiber (allocations, containers) is no access of the kernel.
+struct Unwatched {
+  Unwatched() {
+    AnnotateIgnoreReadsBegin(__FILE__, __LINE__);
+    AnnotateIgnoreWritesBegin(__FILE__, __LINE__);
+  }
+  ~Unwatched() {
+    AnnotateIgnoreWritesEnd(__FILE__, __LINE__);
+    AnnotateIgnoreReadsEnd(__FILE__, __LINE__);
+  }
+};
+#else
+struct Unwatched {
+  Unwatched() {}
+};
+void release(void*) {}
+void acquire(void*) {}
+#endif
+
+std::string text(const Site& s) {
+  const char* slash = std::strrchr(s.file, '/');
+  return std::string(s.word) + " at " + (slash ? slash + 1 : s.file) + ":" + std::to_string(s.line);
+}
+
+struct Random {
+  uint64_t state;
+  uint64_t next() {  // splitmix64
+    uint64_t z = (state += 0x9e3779b97f4a7c15u);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+  }
+  int below(int n) { return static_cast<int>(next() % static_cast<uint64_t>(n)); }
+};
+
+// --- memory
+// -------------------------------------------------------------------------------------------------------------------------------
+
+struct Buffer {
+  const char* begin;
+  size_t bytes;
+  std::string name;
+  std::vector<uint64_t> writer;  // per two bytes: launch and block that wrote there last
+};
+
+class Memory {
+ public:
+  void add(const void* begin, size_t bytes, std::string name) {
+    buffers_.push_back({static_cast<const char*>(begin), bytes, std::move(name), {}});
+    last_ = 0;
+  }
+  void remove(const void* begin) {
+    std::erase_if(buffers_, [&](const Buffer& b) { return b.begin == begin; });
+    last_ = 0;
+  }
+  Buffer* find(const void* p, size_t bytes) {
+    const auto* c = static_cast<const char*>(p);
+    const auto holds = [&](const Buffer& b) {
+      return c >= b.begin && bytes <= b.bytes && static_cast<size_t>(c - b.begin) <= b.bytes - bytes;
+    };
+    if (last_ < buffers_.size() && holds(buffers_[last_])) return &buffers_[last_];
+    for (size_t i = 0; i < buffers_.size(); ++i) {
+      if (!holds(buffers_[i])) continue;
+      last_ = i;
+      return &buffers_[i];
+    }
+    return nullptr;
+  }
+  /// Where p lies relative to the nearest buffer that ends or begins close to it.
+  std::string describe(const void* p) const {
+    const auto* c = static_cast<const char*>(p);
+    for (const Buffer& b : buffers_) {
+      if (c >= b.begin && c < b.begin + b.bytes + 4096)
+        return "byte " + std::to_string(c - b.begin) + " of '" + b.name + "', which has " + std::to_string(b.bytes);
+      if (c < b.begin && c >= b.begin - 4096) return std::to_string(b.begin - c) + " bytes before '" + b.name + "'";
+    }
+    return "an address in no registered buffer";
+  }
+
+ private:
+  std::vector<Buffer> buffers_;
+  size_t last_ = 0;
+};
+
+Memory& memory() {
+  static Memory m;
+  return m;
+}
+
+// --- blocks
+// -------------------------------------------------------------------------------------------------------------------------------
+
+struct PendingCopies {
+  std::deque<std::pair<uint64_t, Copy>> copies;  // with the number of their group
+  uint64_t open_group = 0;
+  bool uncommitted = false;
+};
+
+struct Lane {
+  bool done = false;
+  Site waiting;  // word "" while ready
+  int barrier = -1;
+  PendingCopies pending;
+};
+
+struct Meeting {
+  uint32_t arrived = 0;
+  WarpOperation operation = nullptr;
+  Site first;
+  void* operands[32] = {};
+};
+
+struct Barrier {
+  int expected = 0;
+  std::vector<int> waiting;
+  int phase = 0;
+  char order[2] = {};  // what ThreadSanitizer hangs the ordering on; two, so that a fast thread's next phase is not mistaken for this one
+};
+
+constexpr int kBlockBarrier = 0, kNumBarriers = 16, kWarpBarrier = 16;
+
+struct SharedAccess {
+  int thread;
+  uintptr_t offset;
+  size_t bytes;
+};
+
+struct Block {
+  bool busy = false;
+  int index = 0, alive = 0;
+  std::vector<uint32_t> ready;  // per warp
+  std::vector<Lane> lanes;
+  std::vector<Meeting> meetings;
+  std::vector<Barrier> barriers;
+  unsigned char* shared = nullptr;
+  std::vector<std::unique_ptr<Fiber>> fibers;
+  std::map<std::string, std::vector<SharedAccess>> shared_accesses;  // by place, in order: only to count bank conflicts
+  bool any_ready() const {
+    return std::any_of(ready.begin(), ready.end(), [](uint32_t mask) { return mask != 0; });
+  }
+};
+
+#if defined(__SANITIZE_ADDRESS__) || defined(LONGLORA_EMU_TSAN)
+constexpr size_t kStackBytes = 256 * 1024;
+#else
+constexpr size_t kStackBytes = 64 * 1024;
+#endif
+
+class Launcher {
+ public:
+  void run(int64_t blocks, int threads, int64_t shared_bytes, Body body, const void* params);
+
+  // called by fibers
+  void meet(WarpOperation, void*, Site);
+  void barrier(int id, int expected, Site);
+  void warp_barrier(Site);
+  [[noreturn]] void fault(const std::string& what) { throw Fault(what + where()); }
+  Lane& lane() { return block_->lanes[static_cast<size_t>(current.thread)]; }
+  Block& block() { return *block_; }
+  uint64_t launch() const { return launch_; }
+  int64_t shared_bytes() const { return shared_bytes_; }
+  int threads() const { return threads_; }
+
+ private:
+  std::string where() const {
+    return " (block " + std::to_string(current.block) + ", thread " + std::to_string(current.thread) + ", seed " +
+           std::to_string(options().seed) + ")";
+  }
+  void start(Block&, int index);
+  void finish(Block&);
+  void make_ready(Block& b, int thread) {
+    b.lanes[static_cast<size_t>(thread)].waiting = {};
+    b.ready[static_cast<size_t>(thread / 32)] |= 1u << (thread % 32);
+  }
+  void wait(Site, int barrier);
+  void enter(Block&, int thread);
+  bool choose(Block*&, int& thread);
+  void go_on(Fiber::Leaving);
+  bool run_one();
+  bool refill();
+  [[noreturn]] void report_deadlock();
+  static void fiber_main();
+  [[noreturn]] void body_of_fiber();
+  void count_conflicts(Block&);
+
+  Fiber main_;
+  std::vector<std::unique_ptr<Block>> resident_;
+  Block* block_ = nullptr;
+  Random random_{1};
+  Body body_ = nullptr;
+  const void* params_ = nullptr;
+  int threads_ = 0;
+  int64_t shared_bytes_ = 0;
+  uint64_t launch_ = 0;
+  std::vector<int> order_;
+  size_t next_block_ = 0;
+  std::exception_ptr failure_;
+  char begin_order_ = 0, end_order_ = 0;  // ThreadSanitizer: the launch comes before its threads, they before what follows it
+};
+
+Launcher& launcher() {
+  static Launcher l;
+  return l;
+}
+
+void Launcher::fiber_main() { launcher().body_of_fiber(); }
+
+void Launcher::body_of_fiber() {
+  Fiber& self = *block_->fibers[static_cast<size_t>(current.thread)];
+  Fiber::entered(self);
+  acquire(&begin_order_);
+  try {
+    body_(params_);
+    Unwatched unwatched;
+    if (!lane().pending.copies.empty()) fault("a thread ended with asynchronous copies that it never waited for");
+  } catch (...) {
+    failure_ = std::current_exception();
+  }
+  release(&end_order_);
+  Lane& mine = lane();
+  mine.done = true;
+  --block_->alive;
+  if (failure_) {
+    self.switch_to(main_, Fiber::Leaving::for_good);
+  } else {
+    go_on(Fiber::Leaving::for_good);
+  }
+  std::abort();  // a finished fiber was resumed
+}
+
+void Launcher::enter(Block& b, int thread) {
+  block_ = &b;
+  current.thread = thread;
+  current.block = b.index;
+  current.shared = b.shared;
+  b.ready[static_cast<size_t>(thread / 32)] &= ~(1u << (thread % 32));
+}
+
+/// The next thread to run: in the same block while it has one, by the schedule.
+bool Launcher::choose(Block*& b, int& thread) {
+  if (options().schedule == Schedule::random && resident_.size() > 1) {
+    Block* other = resident_[static_cast<size_t>(random_.below(static_cast<int>(resident_.size())))].get();
+    if (other->alive > 0 && other->any_ready()) b = other;
+  }
+  if (!b->any_ready()) {
+    b = nullptr;
+    for (const auto& candidate : resident_)
+      if (candidate->alive > 0 && candidate->any_ready()) b = candidate.get();
+    if (b == nullptr) return false;
+  }
+  const int warps = static_cast<int>(b->ready.size()), here = std::min(thread / 32, warps - 1);
+  const auto mask_of = [&](int w) { return b->ready[static_cast<size_t>(w)]; };
+  switch (options().schedule) {
+    case Schedule::ascending:
+      for (int i = 0, w = here; i < warps; ++i, w = (w + 1) % warps)
+        if (mask_of(w)) return thread = w * 32 + std::countr_zero(mask_of(w)), true;
+      break;
+    case Schedule::descending:
+      for (int i = 0, w = here; i < warps; ++i, w = (w + warps - 1) % warps)
+        if (mask_of(w)) return thread = w * 32 + 31 - std::countl_zero(mask_of(w)), true;
+      break;
+    case Schedule::run_ahead:
+      if (mask_of(here)) return thread = here * 32 + std::countr_zero(mask_of(here)), true;
+      [[fallthrough]];
+    case Schedule::random:
+      for (int i = 0, w = random_.below(warps); i < warps; ++i, w = (w + 1) % warps) {
+        if (!mask_of(w)) continue;
+        const int turn = random_.below(32);
+        return thread = w * 32 + (std::countr_zero(std::rotr(mask_of(w), turn)) + turn) % 32, true;
+      }
+      break;
+  }
+  return false;
+}
+
+/// Leaves the current fiber for the next one that can run, or for the launching thread when there is none.
+void Launcher::go_on(Fiber::Leaving leaving) {
+  Block* mine = block_;
+  const int me = current.thread;
+  Fiber& self = *mine->fibers[static_cast<size_t>(me)];
+  Block* to = block_;
+  int thread = me;
+  if (choose(to, thread)) {
+    Fiber& next = *to->fibers[static_cast<size_t>(thread)];
+    enter(*to, thread);
+    if (&next == &self) return;
+    self.switch_to(next, leaving);
+  } else {
+    self.switch_to(main_, leaving);
+  }
+}
+
+void Launcher::wait(Site at, int barrier) {
+  Lane& mine = lane();
+  mine.waiting = at;
+  mine.barrier = barrier;
+  release(&end_order_);  // in case the launch fails while this thread waits
+  go_on(Fiber::Leaving::for_now);
+}
+
+void Launcher::meet(WarpOperation operation, void* operand, Site at) {
+  Block& b = *block_;
+  const int warp = current.thread / 32, mine = current.thread % 32;
+  Meeting& m = b.meetings[static_cast<size_t>(warp)];
+  if (m.arrived == 0) {
+    m.first = at;
+    m.operation = operation;
+  } else if (m.operation != operation || m.first.line != at.line || std::strcmp(m.first.file, at.file) != 0) {
+    fault("lanes of one warp are at different places: " + text(m.first) + " and " + text(at));
+  }
+  m.operands[mine] = operand;
+  m.arrived |= 1u << mine;
+  if (m.arrived != 0xffffffffu) return wait(at, -1);
+  m.arrived = 0;
+  if (operation != nullptr) operation(m.operands);
+  for (int i = 0; i < 32; ++i)
+    if (i != mine) make_ready(b, warp * 32 + i);
+}
+
+void Launcher::warp_barrier(Site at) {
+  Barrier& order = block_->barriers[static_cast<size_t>(kWarpBarrier + current.thread / 32)];
+  char* phase = &order.order[order.phase & 1];
+  release(phase);
+  meet(nullptr, nullptr, at);
+  if (phase == &order.order[order.phase & 1]) ++order.phase;  // the first lane to leave
+  acquire(phase);
+}
+
+void Launcher::barrier(int id, int expected, Site at) {
+  Block& b = *block_;
+  Barrier& barrier = b.barriers[static_cast<size_t>(id)];
+  if (barrier.waiting.empty()) {
+    barrier.expected = expected;
+    ++statistics().barriers;
+  }
+  if (barrier.expected != expected)
+    fault("barrier " + std::to_string(id) + " is for " + std::to_string(barrier.expected) + " threads and for " + std::to_string(expected) +
+          ": " + text(at));
+  char* phase = &barrier.order[barrier.phase & 1];
+  release(phase);
+  barrier.waiting.push_back(current.thread);
+  if (static_cast<int>(barrier.waiting.size()) < expected) {
+    wait(at, id);
+  } else {
+    for (const int t : barrier.waiting)
+      if (t != current.thread) make_ready(b, t);
+    barrier.waiting.clear();
+    ++barrier.phase;
+  }
+  acquire(phase);
+}
+
+void Launcher::start(Block& b, int index) {
+  b.busy = true;
+  b.index = index;
+  b.alive = threads_;
+  b.ready.assign(static_cast<size_t>(threads_ / 32), 0xffffffffu);
+  b.lanes.assign(static_cast<size_t>(threads_), Lane{});
+  b.meetings.assign(static_cast<size_t>(threads_ / 32), Meeting{});
+  b.barriers.resize(static_cast<size_t>(kWarpBarrier + threads_ / 32));
+  for (Barrier& barrier : b.barriers) barrier.waiting.clear();
+  const size_t bytes = static_cast<size_t>(shared_bytes_);
+  void* shared = nullptr;  // of the exact size, so that AddressSanitizer sees its end; aligned like the device's
+  if (bytes > 0 && posix_memalign(&shared, 1024, bytes) == 0) std::memset(shared, kPoison, bytes);
+  b.shared = static_cast<unsigned char*>(shared);
+  while (b.fibers.size() < static_cast<size_t>(threads_)) b.fibers.push_back(std::make_unique<Fiber>(kStackBytes));
+  for (int t = 0; t < threads_; ++t) b.fibers[static_cast<size_t>(t)]->prepare(&Launcher::fiber_main);
+  ++statistics().blocks;
+  release(&begin_order_);
+}
+
+void Launcher::finish(Block& b) {
+  b.busy = false;
+  acquire(&end_order_);  // the next block of this slot uses the same memory
+  if (options().count_bank_conflicts) count_conflicts(b);
+  std::free(std::exchange(b.shared, nullptr));
+}
+
+void Launcher::report_deadlock() {
+  std::map<std::string, std::vector<int>> groups;
+  int ended = 0;
+  const Block& b = *block_;
+  for (size_t t = 0; t < b.lanes.size(); ++t) {
+    const Lane& l = b.lanes[t];
+    if (l.done) {
+      ++ended;
+      continue;
+    }
+    groups[(l.barrier >= 0 ? "barrier " + std::to_string(l.barrier) + ", " : "") + text(l.waiting)].push_back(static_cast<int>(t));
+  }
+  std::string what = "deadlock in block " + std::to_string(b.index) + ":";
+  for (const auto& [place, threads] : groups)
+    what += " " + std::to_string(threads.size()) + " threads (" + std::to_string(threads.front()) + ".." + std::to_string(threads.back()) +
+            ") wait in " + place + ";";
+  what += " " + std::to_string(ended) + " threads have ended (seed " + std::to_string(options().seed) + ")";
+  throw Fault(what);
+}
+
+/// Lets threads run until none can, or one failed. False: none could from the start.
+bool Launcher::run_one() {
+  for (auto& b : resident_) {
+    if (b->alive == 0 || !b->any_ready()) continue;
+    Block* to = b.get();
+    int thread = 0;
+    block_ = to;
+    choose(to, thread);
+    enter(*to, thread);
+    main_.switch_to(*to->fibers[static_cast<size_t>(thread)]);
+    return true;
+  }
+  return false;
+}
+
+/// Replaces finished blocks by the next ones. False: no block is left.
+bool Launcher::refill() {
+  bool any = false;
+  for (auto& b : resident_) {
+    if (b->busy && b->alive == 0) finish(*b);
+    if (!b->busy && next_block_ < order_.size()) start(*b, order_[next_block_++]);
+    any |= b->busy;
+  }
+  return any;
+}
+
+void Launcher::run(int64_t blocks, int threads, int64_t shared_bytes, Body body, const void* params) {
+  if (threads <= 0 || threads % 32 != 0 || threads > 1024) throw Fault("a block of " + std::to_string(threads) + " threads");
+  body_ = body;
+  params_ = params;
+  threads_ = threads;
+  shared_bytes_ = shared_bytes;
+  failure_ = nullptr;
+  ++launch_;
+  random_.state = options().seed * 0x2545f4914f6cdd1du;
+  statistics().shared_bytes = std::max(statistics().shared_bytes, shared_bytes);
+  order_.resize(static_cast<size_t>(blocks));
+  std::iota(order_.begin(), order_.end(), 0);
+  if (options().shuffle_blocks)
+    for (size_t i = order_.size(); i > 1; --i) std::swap(order_[i - 1], order_[static_cast<size_t>(random_.below(static_cast<int>(i)))]);
+  next_block_ = 0;
+  current.num_blocks = static_cast<int>(blocks);
+  const auto resident = static_cast<size_t>(std::clamp<int64_t>(options().resident_blocks, 1, blocks));
+  while (resident_.size() < resident) resident_.push_back(std::make_unique<Block>());
+  resident_.resize(resident);
+  for (auto& b : resident_) b->busy = false;
+  try {
+    while (refill()) {
+      if (!run_one()) report_deadlock();
+      if (failure_) std::rethrow_exception(failure_);
+    }
+  } catch (...) {
+    acquire(&end_order_);
+    for (auto& b : resident_) std::free(std::exchange(b->shared, nullptr));
+    throw;
+  }
+  acquire(&end_order_);
+}
+
+// --- bank conflicts
+// -----------------------------------------------------------------------------------------------------------------------
+
+/// Ways of one access of some lanes of a warp: 32 banks of 4 bytes; 16-byte accesses go in four passes of 8 lanes, 8-byte ones in two.
+int conflict_ways(const std::vector<SharedAccess>& lanes) {
+  int worst = 1;
+  const size_t per_pass = 128 / std::max<size_t>(lanes.front().bytes, 4);
+  for (size_t first = 0; first < 32; first += per_pass) {
+    std::map<uintptr_t, std::set<uintptr_t>> words_of_bank;
+    for (const SharedAccess& a : lanes) {
+      const auto lane = static_cast<size_t>(a.thread % 32);
+      if (lane < first || lane >= first + per_pass) continue;
+      for (uintptr_t word = a.offset / 4; word < (a.offset + std::max<size_t>(a.bytes, 4)) / 4; ++word)
+        words_of_bank[word % 32].insert(word);
+    }
+    for (const auto& [bank, words] : words_of_bank) worst = std::max(worst, static_cast<int>(words.size()));
+  }
+  return worst;
+}
+
+void Launcher::count_conflicts(Block& b) {
+  for (auto& [place, accesses] : b.shared_accesses) {
+    std::map<int, std::map<size_t, std::vector<SharedAccess>>> by_warp;  // warp, how many times its lanes were here before
+    std::map<int, size_t> turn;
+    for (const SharedAccess& a : accesses) by_warp[a.thread / 32][turn[a.thread]++].push_back(a);
+    int& worst = statistics().bank_conflicts[place];
+    for (const auto& [warp, turns] : by_warp)
+      for (const auto& [index, lanes] : turns) worst = std::max(worst, conflict_ways(lanes));
+  }
+  b.shared_accesses.clear();
+}
+
+bool in_shared(const void* p) {
+  const auto* c = static_cast<const unsigned char*>(p);
+  return current.shared != nullptr && c >= current.shared && c < current.shared + launcher().shared_bytes();
+}
+
+void check_shared(const void* p, size_t bytes, Site at) {
+  const auto offset = static_cast<uintptr_t>(static_cast<const unsigned char*>(p) - current.shared);
+  if (offset + bytes > static_cast<uintptr_t>(launcher().shared_bytes()))
+    launcher().fault("shared memory: " + text(at) + " touches byte " + std::to_string(offset + bytes - 1) + " of " +
+                     std::to_string(launcher().shared_bytes()));
+  if (options().count_bank_conflicts) launcher().block().shared_accesses[text(at)].push_back({current.thread, offset, bytes});
+}
+
+void check_owner(Buffer& b, const void* p, size_t bytes, Access access, Site at) {
+  if (b.writer.empty()) b.writer.resize((b.bytes + 1) / 2);
+  const uint64_t mine = launcher().launch() << 32 | static_cast<uint32_t>(current.block);
+  const auto offset = static_cast<size_t>(static_cast<const char*>(p) - b.begin);
+  for (size_t i = offset / 2; i < (offset + bytes + 1) / 2; ++i) {
+    if (b.writer[i] >> 32 == launcher().launch() && b.writer[i] != mine)
+      launcher().fault(text(at) + (access == Access::read ? " reads" : " overwrites") + " byte " + std::to_string(2 * i) + " of '" +
+                       b.name + "', which block " + std::to_string(static_cast<uint32_t>(b.writer[i])) + " wrote in the same launch");
+    if (access == Access::write) b.writer[i] = mine;
+  }
+}
+
+}  // namespace
+
+Options& options() {
+  static Options o;
+  return o;
+}
+Statistics& statistics() {
+  static Statistics s;
+  return s;
+}
+void register_buffer(const void* begin, size_t bytes, std::string name) { memory().add(begin, bytes, std::move(name)); }
+void forget_buffer(const void* begin) { memory().remove(begin); }
+
+void meet_warp(WarpOperation operation, void* operand, Site at) {
+  Unwatched unwatched;
+  launcher().meet(operation, operand, at);
+}
+void sync_warp(Site at) {
+  Unwatched unwatched;
+  launcher().warp_barrier(at);
+}
+void sync_block(Site at) {
+  Unwatched unwatched;
+  launcher().barrier(kBlockBarrier, launcher().threads(), at);
+}
+void sync_named(int barrier, int threads, Site at) {
+  Unwatched unwatched;
+  if (barrier < 1 || barrier >= kNumBarriers) launcher().fault("barrier " + std::to_string(barrier) + " does not exist: " + text(at));
+  launcher().barrier(barrier, threads, at);
+}
+
+void check(const void* p, size_t bytes, size_t alignment, Access access, Site at) {
+  Unwatched unwatched;
+  if (reinterpret_cast<uintptr_t>(p) % alignment != 0)
+    launcher().fault(text(at) + " needs an address that is a multiple of " + std::to_string(alignment));
+  if (in_shared(p)) return check_shared(p, bytes, at);
+  (access == Access::read ? statistics().bytes_read : statistics().bytes_written) += static_cast<int64_t>(bytes);
+  if (!options().check_bounds) return;
+  Buffer* b = memory().find(p, bytes);
+  if (b == nullptr)
+    launcher().fault("out of bounds: " + text(at) + (access == Access::read ? " reads " : " writes ") + memory().describe(p));
+  check_owner(*b, p, bytes, access, at);
+}
+
+void count_multiplications(int64_t n) { statistics().multiplications += n; }
+void count_copy() { statistics().bytes_copied_async += 16; }
+
+bool defer_copy(Copy copy, Site at) {
+  Unwatched unwatched;
+  if (!in_shared(copy.to)) launcher().fault(text(at) + " must write to shared memory");
+  PendingCopies& pending = launcher().lane().pending;
+  pending.uncommitted = true;
+  if (!options().lazy_copies) return false;
+  pending.copies.emplace_back(pending.open_group, copy);
+  return true;
+}
+
+void commit_copies() {
+  Unwatched unwatched;
+  PendingCopies& pending = launcher().lane().pending;
+  ++pending.open_group;
+  pending.uncommitted = false;
+}
+
+bool next_completed_copy(int keep, Copy& copy) {
+  Unwatched unwatched;
+  PendingCopies& pending = launcher().lane().pending;
+  if (pending.copies.empty() || pending.copies.front().first + static_cast<uint64_t>(keep) >= pending.open_group) return false;
+  copy = pending.copies.front().second;
+  pending.copies.pop_front();
+  return true;
+}
+
+void run_blocks(int64_t blocks, int threads, int64_t shared_bytes, Body body, const void* params) {
+  launcher().run(blocks, threads, shared_bytes, body, params);
+}
+
+}  // namespace longlora::emu
