@@ -94,6 +94,7 @@ if [ "$want_tests" = 1 ] || [ "$want_cuda" = 1 ]; then
   unpack_wheel nvidia-cuda-cccl==13.0.85 nvidia_cuda_cccl-13.0.85-$linux
   unpack_wheel nvidia-cuda-cuobjdump==13.5.37 nvidia_cuda_cuobjdump-13.5.37-$linux
   unpack_wheel nvidia-cuda-nvdisasm==13.5.37 nvidia_cuda_nvdisasm-13.5.37-$linux
+  unpack_wheel nvidia-nvtx==13.0.85 nvidia_nvtx-13.0.85-py3-none-manylinux1_x86_64.manylinux_2_5_x86_64.whl
   unpack_wheel nvidia-cusparselt-cu13==0.8.0 nvidia_cusparselt_cu13-0.8.0-py3-none-manylinux2014_x86_64.whl
   unpack_wheel nvidia-nvshmem-cu13==3.4.5 nvidia_nvshmem_cu13-3.4.5-$linux
   unpack_wheel nvidia-cufile==1.15.1.6 nvidia_cufile-1.15.1.6-$linux

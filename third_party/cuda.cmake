@@ -50,8 +50,13 @@ add_library(cudart_shared INTERFACE)
 target_include_directories(cudart_shared SYSTEM INTERFACE ${LONGLORA_CUDA_ROOT}/include)
 target_link_libraries(cudart_shared INTERFACE ${LONGLORA_CUDA_ROOT}/lib/libcudart.so.13)
 
+# LibTorch's CUDA headers include cuBLAS's and cuSPARSE's, which lie beside the libraries: in the wheel, or in the toolkit that setup.sh linked
+file(REAL_PATH ${LONGLORA_CUDA_ROOT}/lib/libcublas.so.13 cublas)
+cmake_path(GET cublas PARENT_PATH cublas)
+find_path(LONGLORA_CUBLAS_INCLUDE cublas_v2.h PATHS ${LONGLORA_CUDA_ROOT}/include ${cublas}/../include ${cublas}/../../../include
+  REQUIRED NO_DEFAULT_PATH)
 add_library(torch_gpu INTERFACE)
-target_include_directories(torch_gpu SYSTEM INTERFACE ${LONGLORA_CUDA_ROOT}/include)
+target_include_directories(torch_gpu SYSTEM INTERFACE ${LONGLORA_CUDA_ROOT}/include ${LONGLORA_CUBLAS_INCLUDE})
 # libtorch_cuda.so registers its operators when it is loaded; nothing refers to it by name, so the linker must be told to keep it
 target_link_libraries(torch_gpu INTERFACE
   "-Wl,--push-state,--no-as-needed,${LONGLORA_TORCH}/lib/libtorch_cuda.so,${LONGLORA_TORCH}/lib/libc10_cuda.so,--pop-state" cudart_shared)
