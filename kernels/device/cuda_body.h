@@ -7,7 +7,9 @@
 #include "device/vocabulary.h"
 
 #define LONGLORA_DEVICE __device__ __forceinline__
+#define LONGLORA_PRAGMA(text) _Pragma(#text)
 #define LONGLORA_UNROLL _Pragma("unroll")
+#define LONGLORA_UNROLL_BY(n) LONGLORA_PRAGMA(unroll n)
 
 namespace longlora::device {
 
@@ -105,17 +107,17 @@ LONGLORA_DEVICE void load_matrices_transposed(uint32_t (&r)[N][4], const void* c
 }
 
 template <class E, int N>
-LONGLORA_DEVICE void multiply_accumulate(float (&c)[N][4], const uint32_t (&a)[4], const uint32_t (&b)[N][2]) {
+LONGLORA_DEVICE void multiply_accumulate(float (&c)[N][4], const uint32_t (&a)[4], const uint32_t (&b)[N / 2][4]) {
   LONGLORA_UNROLL
   for (int i = 0; i < N; ++i) {
     if constexpr (sizeof(E) == 2 && __is_same(E, bf16))
       asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                    : "+f"(c[i][0]), "+f"(c[i][1]), "+f"(c[i][2]), "+f"(c[i][3])
-                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[i][0]), "r"(b[i][1]));
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[i / 2][2 * (i % 2)]), "r"(b[i / 2][2 * (i % 2) + 1]));
     else
       asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                    : "+f"(c[i][0]), "+f"(c[i][1]), "+f"(c[i][2]), "+f"(c[i][3])
-                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[i][0]), "r"(b[i][1]));
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[i / 2][2 * (i % 2)]), "r"(b[i / 2][2 * (i % 2) + 1]));
   }
 }
 
@@ -170,6 +172,12 @@ template <class E>
 LONGLORA_DEVICE void unpack2(uint32_t bits, float& low, float& high) {
   low = to_float(E{static_cast<uint16_t>(bits & 0xffffu)});
   high = to_float(E{static_cast<uint16_t>(bits >> 16)});
+}
+
+LONGLORA_DEVICE int opaque(int x) {
+  int y;
+  asm volatile("mov.b32 %0, %1;" : "=r"(y) : "r"(x));
+  return y;
 }
 
 LONGLORA_DEVICE int atomic_add(int* p, int value) { return atomicAdd(p, value); }

@@ -22,9 +22,10 @@
 //   load(T*) store(T*, value) load_128(p) store_128(p, bits)             global or shared, naturally aligned
 //   load_streamed(T*) store_streamed(...) load_128_streamed store_128_streamed      data that is not used again soon
 //   load_matrices<N>(fragments[N][4], rows[N]) load_matrices_transposed   N times ldmatrix.x4
-//   multiply_accumulate<E, N>(c[N][4], a[4], b[N][2])                     N times mma.sync.m16n8k16 with one A
+//   multiply_accumulate<E, N>(c[N][4], a[4], b[N/2][4])                   N times mma.sync.m16n8k16 with one A
 //   copy_async_16(shared, global, valid) commit_copies() wait_copies<N>() cp.async; invalid writes 16 zero bytes and reads nothing
 //   exp2 log exp rsqrt sqrt divide, pack2<E>(low, high), to_float(e), from_float<E>(x), unpack / pack of 16 bytes
+//   opaque(x)                                                            x; what is computed from it is not kept in registers over a loop
 //   atomic_add(int*, int)                                                work distribution only; there is no float atomic
 #include <cstdint>
 

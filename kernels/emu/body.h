@@ -12,6 +12,7 @@
 
 #define LONGLORA_DEVICE inline
 #define LONGLORA_UNROLL
+#define LONGLORA_UNROLL_BY(n)
 
 namespace longlora::device {
 
@@ -207,7 +208,7 @@ struct Multiplication {
   int count;
   float (*c)[4];
   const uint32_t* a;
-  const uint32_t (*b)[2];
+  const uint32_t (*b)[4];  // of two columns of tiles each
 };
 /// c += a b with fp32 products and sums, k ascending; fragment layouts of PTX mma.m16n8k16.
 template <class E>
@@ -226,7 +227,7 @@ void multiply(void* const (&operands)[32]) {
     float b[16][8], c[8][16];  // [k][column], [column][row]
     for (int l = 0; l < 32; ++l) {
       const int g = l / 4, t = 2 * (l % 4);
-      for (int i = 0; i < 2; ++i) unpack2<E>(lanes[l]->b[n][i], b[t + 8 * i][g], b[t + 8 * i + 1][g]);
+      for (int i = 0; i < 2; ++i) unpack2<E>(lanes[l]->b[n / 2][2 * (n % 2) + i], b[t + 8 * i][g], b[t + 8 * i + 1][g]);
       for (int i = 0; i < 4; ++i) c[t + i % 2][g + 8 * (i / 2)] = lanes[l]->c[n][i];
     }
     for (int column = 0; column < 8; ++column)
@@ -250,7 +251,7 @@ void load_matrices_transposed(uint32_t (&r)[N][4], const void* const (&rows)[N],
   emulated::matrices<true, N>(r, rows, emu::site("load_matrices_transposed", at));
 }
 template <class E, int N>
-void multiply_accumulate(float (&c)[N][4], const uint32_t (&a)[4], const uint32_t (&b)[N][2], Place at = Place::current()) {
+void multiply_accumulate(float (&c)[N][4], const uint32_t (&a)[4], const uint32_t (&b)[N / 2][4], Place at = Place::current()) {
   emulated::Multiplication m{N, c, a, b};
   emu::meet_warp(&emulated::multiply<E>, &m, emu::site("multiply_accumulate", at));
 }
@@ -267,6 +268,8 @@ inline double sqrt(double x) { return std::sqrt(x); }
 inline float divide(float a, float b) { return a / b; }
 inline float maximum(float a, float b) { return std::fmax(a, b); }
 inline float infinity() { return std::numeric_limits<float>::infinity(); }
+
+inline int opaque(int x) { return x; }
 
 inline int atomic_add(int* p, int value, Place at = Place::current()) {
   emu::check(p, sizeof *p, alignof(int), emu::Access::read, emu::site("atomic_add", at));
