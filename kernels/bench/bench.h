@@ -92,7 +92,7 @@ struct FillNormal {
   LONGLORA_DEVICE static void run(const Params& p) {
     const int64_t step = int64_t{device::num_blocks()} * kThreads;
     for (int64_t i = int64_t{device::block_index()} * kThreads + device::thread_index(); i < p.count; i += step) {
-      uint64_t x = (p.seed << 40) + static_cast<uint64_t>(i) * 0x9e3779b97f4a7c15ull;   // splitmix64
+      uint64_t x = (p.seed << 40) + static_cast<uint64_t>(i) * 0x9e3779b97f4a7c15ull;  // splitmix64
       x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
       x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
       x ^= x >> 31;
@@ -132,7 +132,7 @@ class Clock {
 
  private:
   double once(const std::function<void()>& work) {
-    require(cudaMemsetAsync(flush_.at(), 0, static_cast<size_t>(flush_.bytes()), nullptr), "flush");   // several times any L2 cache
+    require(cudaMemsetAsync(flush_.at(), 0, static_cast<size_t>(flush_.bytes()), nullptr), "flush");  // several times any L2 cache
     require(cudaEventRecord(begin_, nullptr), "event");
     work();
     require(cudaEventRecord(end_, nullptr), "event");

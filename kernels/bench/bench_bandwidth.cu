@@ -1,5 +1,5 @@
-// Times the kernels that are bound by memory, at a 7B model's sizes (h 4096, f 11008, V 32000) and 8,192 and 102,400 tokens, in GB/s of what
-// they must move at least (docs/kernels.md). `copy` is the device's own copy, the rate they are measured against.
+// Times the kernels that are bound by memory, at a 7B model's sizes (h 4096, f 11008, V 32000) and 8,192 and 102,400 tokens, in GB/s of
+// what they must move at least (docs/kernels.md). `copy` is the device's own copy, the rate they are measured against.
 //   bench_bandwidth [--quick]
 // Each kernel's result is compared with fp64 on sampled rows of the timed shape before it is timed.
 #include <cmath>
@@ -19,7 +19,7 @@ namespace {
 using namespace longlora::kernels;
 constexpr int64_t kHidden = 4096, kMlp = 11008, kVocabulary = 32000, kHeads = 32, kHeadSize = 128;
 constexpr auto kBf16 = ElementType::bf16;
-constexpr double kTolerance = 8e-3;   // one rounding to bf16 of sums of rounded inputs; F norm over whole rows
+constexpr double kTolerance = 8e-3;  // one rounding to bf16 of sums of rounded inputs; F norm over whole rows
 
 using Values = std::vector<double>;
 std::vector<int64_t> sampled(int64_t rows) { return {0, 1, rows / 3, rows / 2 + 1, rows - 1}; }
@@ -32,7 +32,8 @@ struct Bench {
   int64_t tokens;
   std::string shape() const { return "T=" + std::to_string(tokens); }
   void row(const char* op, double error, double bytes, const std::function<void()>& work, const std::string& more = "") const {
-    if (!(error <= kTolerance)) return print_failure(op, shape() + more, "relative error " + std::to_string(error) + " against fp64; not timed");
+    if (!(error <= kTolerance))
+      return print_failure(op, shape() + more, "relative error " + std::to_string(error) + " against fp64; not timed");
     print_row(op, shape() + more, "fused", clock.time(work), "gbs", bytes);
   }
 };
@@ -62,7 +63,8 @@ Values normed(const Values& x, const Values& w, double eps) {
 
 void rms_norms(const Bench& b) {
   const RmsNorm p{kBf16, b.tokens, kHidden, 1e-5f};
-  const Filled x(b.tokens * kHidden, kBf16, 1), branch(b.tokens * kHidden, kBf16, 2), w(kHidden, kBf16, 3), d_y(b.tokens * kHidden, kBf16, 4);
+  const Filled x(b.tokens * kHidden, kBf16, 1), branch(b.tokens * kHidden, kBf16, 2), w(kHidden, kBf16, 3),
+      d_y(b.tokens * kHidden, kBf16, 4);
   const Buffer sum(x.bytes()), y(x.bytes()), workspace(std::max<int64_t>(rms_norm_backward_workspace_bytes(p), 16)), d_w(kHidden * 4);
   const auto rows = [](const Buffer& of) { return Rows{of.at(), kHidden}; };
   const double values = static_cast<double>(b.tokens * kHidden);
@@ -71,16 +73,20 @@ void rms_norms(const Bench& b) {
 
   const auto forward = [&] { require(rms_norm_forward(p, rows(x), w.at(), rows(y), nullptr), "rms_norm"); };
   forward();
-  for (const int64_t r : sampled(b.tokens)) error = std::max(error, relative_error(row_of(y, r, kHidden), normed(row_of(x, r, kHidden), weight, 1e-5)));
+  for (const int64_t r : sampled(b.tokens))
+    error = std::max(error, relative_error(row_of(y, r, kHidden), normed(row_of(x, r, kHidden), weight, 1e-5)));
   b.row("rms_norm_forward", error, 4 * values, forward);
 
-  const auto residual = [&] { require(rms_norm_residual_forward(p, rows(x), rows(branch), w.at(), rows(sum), rows(y), nullptr), "rms_norm_residual"); };
+  const auto residual = [&] {
+    require(rms_norm_residual_forward(p, rows(x), rows(branch), w.at(), rows(sum), rows(y), nullptr), "rms_norm_residual");
+  };
   residual(), error = 0;
   for (const int64_t r : sampled(b.tokens)) {
     Values added = row_of(x, r, kHidden);
     const Values other = row_of(branch, r, kHidden);
     for (size_t i = 0; i < added.size(); ++i) added[i] += other[i];
-    error = std::max({error, relative_error(row_of(sum, r, kHidden), added), relative_error(row_of(y, r, kHidden), normed(added, weight, 1e-5))});
+    error = std::max(
+        {error, relative_error(row_of(sum, r, kHidden), added), relative_error(row_of(y, r, kHidden), normed(added, weight, 1e-5))});
   }
   b.row("rms_norm_residual_forward", error, 8 * values, residual);
 
@@ -99,8 +105,10 @@ void rms_norms(const Bench& b) {
     for (size_t i = 0; i < in.size(); ++i) expected[i] = (weight[i] * g[i] - hat[i] * dot / kHidden) * rstd;
     error = std::max(error, relative_error(row_of(sum, r, kHidden), expected));
   }
-  b.row("rms_norm_backward", error, 8 * values, [&] { backward(d_w.at<float>()); }, " trainable");
-  b.row("rms_norm_backward", error, 8 * values, [&] { backward(nullptr); }, " frozen");
+  b.row(
+      "rms_norm_backward", error, 8 * values, [&] { backward(d_w.at<float>()); }, " trainable");
+  b.row(
+      "rms_norm_backward", error, 8 * values, [&] { backward(nullptr); }, " frozen");
 }
 
 void ropes(const Bench& b) {
@@ -155,7 +163,9 @@ void swiglus(const Bench& b) {
   }
   b.row("swiglu_forward", error, 6 * values, forward);
 
-  const auto backward = [&] { require(swiglu_backward(p, Rows{gate_up.at(), 2 * kMlp}, Rows{d_m.at(), kMlp}, nullptr), "swiglu_backward"); };
+  const auto backward = [&] {
+    require(swiglu_backward(p, Rows{gate_up.at(), 2 * kMlp}, Rows{d_m.at(), kMlp}, nullptr), "swiglu_backward");
+  };
   backward(), error = 0;
   for (size_t n = 0; n < inputs.size(); ++n) {
     const int64_t r = sampled(b.tokens)[n];
@@ -188,7 +198,7 @@ void cross_entropies(const Bench& b) {
   for (const int64_t r : sampled(rows)) {
     Values x = row_of(logits, r, kVocabulary, ElementType::fp32);
     double sum = 0;
-    for (const double v : x) sum += std::exp(v);   // |v| < 20
+    for (const double v : x) sum += std::exp(v);  // |v| < 20
     const auto label = static_cast<size_t>(targets[static_cast<size_t>(r)]);
     error = std::max(error, std::abs(seen[static_cast<size_t>(r)] - (std::log(sum) - x[label])));
     for (double& v : x) v = std::exp(v) / sum;
@@ -199,7 +209,9 @@ void cross_entropies(const Bench& b) {
   const std::string more = " rows=" + std::to_string(rows);
   b.row("cross_entropy_forward", error, 4 * values, forward, more);
 
-  const auto backward = [&] { require(cross_entropy_backward(p, view, labels.at<int32_t>(), 1, nll.at<float>(), kBf16, nullptr), "cross_entropy_backward"); };
+  const auto backward = [&] {
+    require(cross_entropy_backward(p, view, labels.at<int32_t>(), 1, nll.at<float>(), kBf16, nullptr), "cross_entropy_backward");
+  };
   backward(), error = 0;
   const int64_t stride = in_place_stride(ElementType::fp32, kVocabulary, kBf16);
   for (size_t n = 0; n < gradients.size(); ++n) {
@@ -221,7 +233,8 @@ void embeddings(const Bench& b) {
   const Filled d_x(b.tokens * kHidden, kBf16, 1);
   const auto work = [&] {
     require(embedding_backward(kBf16, unique, kHidden, unique_ids.at<int32_t>(), offsets.at<int32_t>(), positions.at<int32_t>(),
-                               Rows{d_x.at(), kHidden}, d_weight.at<float>(), nullptr), "embedding_backward");
+                               Rows{d_x.at(), kHidden}, d_weight.at<float>(), nullptr),
+            "embedding_backward");
   };
   work();
   double error = 0;
@@ -231,7 +244,8 @@ void embeddings(const Bench& b) {
       const Values row = row_of(d_x, sorted.positions[static_cast<size_t>(i)], kHidden);
       for (size_t k = 0; k < row.size(); ++k) expected[k] += row[k];
     }
-    error = std::max(error, relative_error(row_of(d_weight, sorted.unique_ids[static_cast<size_t>(n)], kHidden, ElementType::fp32), expected));
+    error =
+        std::max(error, relative_error(row_of(d_weight, sorted.unique_ids[static_cast<size_t>(n)], kHidden, ElementType::fp32), expected));
   }
   b.row("embedding_backward", error, 2.0 * static_cast<double>(b.tokens * kHidden) + 8.0 * static_cast<double>(unique * kHidden), work,
         " touched=" + std::to_string(unique));
@@ -249,7 +263,7 @@ void optimizers(const Bench& b) {
     require(gradient_norm(blocks.at<double>(), norm_blocks(count), norm.at<double>(), nullptr), "gradient_norm");
   };
   norms();
-  const double expected = std::sqrt(static_cast<double>(count));   // of unit normals
+  const double expected = std::sqrt(static_cast<double>(count));  // of unit normals
   const double error = std::abs(read<double>(norm.at(), 1)[0] / expected - 1);
   b.row("gradient_norm", error, 4.0 * static_cast<double>(count), norms, more);
 
@@ -257,15 +271,18 @@ void optimizers(const Bench& b) {
   const Adamw p{0.9f, 0.95f, 1 - 1e-5f, 1e-3f / (1 - 0.9f), 1 / std::sqrt(1 - 0.95f), 1e-8f};
   const Values x = read_values(master.at(), 4096, ElementType::fp32), g = read_values(grad.at(), 4096, ElementType::fp32);
   const auto work = [&] {
-    require(adamw(p, count, master.at<float>(), grad.at<float>(), m.at<float>(), v.at<float>(), half.at(), kBf16, true, control.at<UpdateControl>(),
-                  nullptr), "adamw");
+    require(adamw(p, count, master.at<float>(), grad.at<float>(), m.at<float>(), v.at<float>(), half.at(), kBf16, true,
+                  control.at<UpdateControl>(), nullptr),
+            "adamw");
   };
   const double clip = static_cast<double>(read<UpdateControl>(control.at(), 1)[0].clip);
   work();
   Values updated(x.size());
   for (size_t i = 0; i < x.size(); ++i) {
     const double c = clip * g[i], m1 = (1 - static_cast<double>(p.beta1)) * c, v1 = (1 - static_cast<double>(p.beta2)) * c * c;
-    updated[i] = static_cast<double>(p.keep) * x[i] - static_cast<double>(p.step_size) * m1 / (std::sqrt(v1) * static_cast<double>(p.root_correction) + static_cast<double>(p.eps));
+    updated[i] =
+        static_cast<double>(p.keep) * x[i] -
+        static_cast<double>(p.step_size) * m1 / (std::sqrt(v1) * static_cast<double>(p.root_correction) + static_cast<double>(p.eps));
   }
   b.row("adamw", relative_error(read_values(master.at(), 4096, ElementType::fp32), updated), 34.0 * static_cast<double>(count), work, more);
 }

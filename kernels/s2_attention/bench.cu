@@ -1,7 +1,8 @@
-// Times the attention kernels: forward, delta, dK/dV, dQ and the whole backward pass, in TFLOP/s on exact pairs (4 D forward, 10 D backward).
+// Times the attention kernels: forward, delta, dK/dV, dQ and the whole backward pass, in TFLOP/s on exact pairs (4 D forward, 10 D
+// backward).
 //   bench_s2_attention [--quick]
-// Every combination of heads and head size is checked first, against fp64 on small rows, aligned and not; and every timed forward on sampled
-// positions of its own shape. A combination that fails is not timed.
+// Every combination of heads and head size is checked first, against fp64 on small rows, aligned and not; and every timed forward on
+// sampled positions of its own shape. A combination that fails is not timed.
 #include <cmath>
 #include <random>
 
@@ -35,8 +36,14 @@ struct Case {
 class Attention {
  public:
   explicit Attention(const Case& c)
-      : c_(c), width_((c.heads + 2 * c.kv_heads) * c.head_size), qkv_(c.tokens * width_ * 2), d_qkv_(c.tokens * width_ * 2),
-        o_(c.tokens * c.heads * c.head_size * 2), d_o_(o_.bytes()), lse_(c.tokens * c.heads * 4), delta_(c.tokens * c.heads * 4) {
+      : c_(c),
+        width_((c.heads + 2 * c.kv_heads) * c.head_size),
+        qkv_(c.tokens * width_ * 2),
+        d_qkv_(c.tokens * width_ * 2),
+        o_(c.tokens * c.heads * c.head_size * 2),
+        d_o_(o_.bytes()),
+        lse_(c.tokens * c.heads * 4),
+        delta_(c.tokens * c.heads * 4) {
     fill_normal(qkv_.at(), c.tokens * width_, ElementType::bf16, 1);
     fill_normal(d_o_.at(), c.tokens * c.heads * c.head_size, ElementType::bf16, 2);
     require(cudaMemset(o_.at(), 0xff, static_cast<size_t>(o_.bytes())), "poison");
@@ -60,8 +67,9 @@ class Attention {
     std::vector<uint16_t> raw(static_cast<size_t>(count * c_.head_size));
     const auto* from = static_cast<const uint16_t*>(view.data) + begin * view.token + head * view.head;
     const auto row = static_cast<size_t>(c_.head_size * 2);
-    require(cudaMemcpy2D(raw.data(), row, from, static_cast<size_t>(view.token * 2), row, static_cast<size_t>(count), cudaMemcpyDeviceToHost),
-            "copy to the host");
+    require(
+        cudaMemcpy2D(raw.data(), row, from, static_cast<size_t>(view.token * 2), row, static_cast<size_t>(count), cudaMemcpyDeviceToHost),
+        "copy to the host");
     std::vector<double> values(raw.size());
     std::transform(raw.begin(), raw.end(), values.begin(), from_bf16);
     return values;
@@ -145,7 +153,8 @@ Gradients reference_gradients(const Case& c, Attention& a, int64_t kv) {
     const auto q = a.head(a.q(), h, 0, T), d_o = a.head(a.d_o(), h, 0, T);
     for (int64_t t = 0; t < T; ++t) {
       const int64_t first = segment_begin(c, h, t);
-      const auto p = softmax_row({q.begin() + t * d, q.begin() + (t + 1) * d}, {k.begin() + first * d, k.begin() + (t + 1) * d}, d, first, t);
+      const auto p =
+          softmax_row({q.begin() + t * d, q.begin() + (t + 1) * d}, {k.begin() + first * d, k.begin() + (t + 1) * d}, d, first, t);
       std::vector<double> d_p(p.size()), d_q(static_cast<size_t>(d));
       double delta = 0;
       for (int64_t u = first; u <= t; ++u) {
@@ -189,7 +198,7 @@ double small_case_error(const Case& c) {
   return worst;
 }
 
-constexpr double kForwardTolerance = 4e-3, kBackwardTolerance = 1e-2;   // bf16: docs/attention.md, section 10
+constexpr double kForwardTolerance = 4e-3, kBackwardTolerance = 1e-2;  // bf16: docs/attention.md, section 10
 
 bool heads_are_right(int64_t heads, int64_t kv_heads, int64_t head_size) {
   for (const Case& small : {Case{384, 128, heads, kv_heads, head_size}, Case{333, 90, heads, kv_heads, head_size}}) {
@@ -221,7 +230,7 @@ std::vector<Case> cases(bool quick) {
   for (const int64_t g : {1024, 2048, 4096, 8192, 25600})
     if (!quick || g <= 2048) list.push_back({4 * g, g, 32, 32, 128});
   if (quick) return list;
-  list.push_back({100000, 25000, 32, 32, 128});   // not a multiple of any tile
+  list.push_back({100000, 25000, 32, 32, 128});  // not a multiple of any tile
   list.push_back({32768, 8192, 64, 8, 128});
   list.push_back({16384, 4096, 9, 3, 64});
   for (const int64_t t : {8192, 32768}) list.push_back({t, 2 * t, 32, 32, 128, true});

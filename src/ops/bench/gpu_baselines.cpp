@@ -1,8 +1,8 @@
 // What LibTorch offers for shifted sparse attention on a GPU, timed beside our kernels; and the rates of the machine they are measured by.
 //   bench_gpu_baselines machine              GEMM 8192^3 in bf16 on random data, copy of 4 GiB
 //   bench_gpu_baselines attention [--quick]  cuDNN on strided views, FlashAttention-2 the reference way, full causal attention
-// One JSON line a result on standard output; scripts/gpu_check.sh keeps them. FLOPs are those of the exact pairs, whatever a baseline computes.
-// Every baseline must agree with our kernel (relative difference of the outputs, both bf16) or it is not timed.
+// One JSON line a result on standard output; scripts/gpu_check.sh keeps them. FLOPs are those of the exact pairs, whatever a baseline
+// computes. Every baseline must agree with our kernel (relative difference of the outputs, both bf16) or it is not timed.
 #include <ATen/ATen.h>
 #include <ATen/ops/_flash_attention_backward.h>
 #include <ATen/ops/_flash_attention_forward.h>
@@ -30,21 +30,23 @@ using MaybeTensor = std::optional<Tensor>;
 // The wheel's headers are the authority: another LibTorch with other signatures must fail here, not at run time.
 static_assert(std::is_same_v<decltype(at::_ops::_flash_attention_forward::call),
                              std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>(
-                                 const Tensor&, const Tensor&, const Tensor&, const MaybeTensor&, const MaybeTensor&, c10::SymInt, c10::SymInt, double,
-                                 bool, bool, std::optional<double>, std::optional<c10::SymInt>, std::optional<c10::SymInt>, const MaybeTensor&,
-                                 const MaybeTensor&)>);
+                                 const Tensor&, const Tensor&, const Tensor&, const MaybeTensor&, const MaybeTensor&, c10::SymInt,
+                                 c10::SymInt, double, bool, bool, std::optional<double>, std::optional<c10::SymInt>,
+                                 std::optional<c10::SymInt>, const MaybeTensor&, const MaybeTensor&)>);
 static_assert(std::is_same_v<decltype(at::_ops::_flash_attention_backward::call),
-                             std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                                                                const Tensor&, const Tensor&, c10::SymInt, c10::SymInt, double, bool, const Tensor&,
-                                                                const Tensor&, std::optional<double>, std::optional<c10::SymInt>,
-                                                                std::optional<c10::SymInt>)>);
-static_assert(std::is_same_v<decltype(at::_ops::_scaled_dot_product_cudnn_attention::call),
-                             std::tuple<Tensor, Tensor, Tensor, Tensor, c10::SymInt, c10::SymInt, Tensor, Tensor, Tensor>(
-                                 const Tensor&, const Tensor&, const Tensor&, const MaybeTensor&, bool, double, bool, bool, std::optional<double>)>);
-static_assert(std::is_same_v<decltype(at::_ops::_scaled_dot_product_cudnn_attention_backward::call),
-                             std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                                                                const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, c10::SymInt,
-                                                                c10::SymInt, double, bool, std::optional<double>)>);
+                             std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                                                                const Tensor&, const Tensor&, const Tensor&, c10::SymInt, c10::SymInt,
+                                                                double, bool, const Tensor&, const Tensor&, std::optional<double>,
+                                                                std::optional<c10::SymInt>, std::optional<c10::SymInt>)>);
+static_assert(
+    std::is_same_v<decltype(at::_ops::_scaled_dot_product_cudnn_attention::call),
+                   std::tuple<Tensor, Tensor, Tensor, Tensor, c10::SymInt, c10::SymInt, Tensor, Tensor, Tensor>(
+                       const Tensor&, const Tensor&, const Tensor&, const MaybeTensor&, bool, double, bool, bool, std::optional<double>)>);
+static_assert(
+    std::is_same_v<decltype(at::_ops::_scaled_dot_product_cudnn_attention_backward::call),
+                   std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                                                      const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                                                      const Tensor&, c10::SymInt, c10::SymInt, double, bool, std::optional<double>)>);
 
 [[noreturn]] void stop(const std::string& sentence) {
   fmt::print(stderr, "bench_gpu_baselines: {}\n", sentence);
@@ -86,17 +88,19 @@ Times time_of(const std::function<void()>& work) {
   return {at(0.5), at(0.1), at(0.9), us.size()};
 }
 
-void print_row(const char* op, const std::string& shape, const char* variant, bool deterministic, bool baseline, const Times& t, const char* unit,
-               double work) {
+void print_row(const char* op, const std::string& shape, const char* variant, bool deterministic, bool baseline, const Times& t,
+               const char* unit, double work) {
   const double rate = work / t.median_us * (std::string_view(unit) == "tflops" ? 1e-6 : 1e-3);
   fmt::print(
-      "{{\"op\": \"{}\", \"shape\": \"{}\", \"variant\": \"{}\", \"deterministic\": {}, \"baseline\": {}, \"repetitions\": {}, \"median_us\": "
+      "{{\"op\": \"{}\", \"shape\": \"{}\", \"variant\": \"{}\", \"deterministic\": {}, \"baseline\": {}, \"repetitions\": {}, "
+      "\"median_us\": "
       "{:.2f}, \"p10_us\": {:.2f}, \"p90_us\": {:.2f}, \"{}\": {:.2f}}}\n",
       op, shape, variant, deterministic, baseline, t.repetitions, t.median_us, t.p10_us, t.p90_us, unit, rate);
   std::fflush(stdout);
 }
 void print_failure(const char* op, const std::string& shape, const char* variant, std::string reason) {
-  std::replace_if(reason.begin(), reason.end(), [](char c) { return c == '"' || c == '\\' || static_cast<unsigned char>(c) < 32; }, ' ');
+  std::replace_if(
+      reason.begin(), reason.end(), [](char c) { return c == '"' || c == '\\' || static_cast<unsigned char>(c) < 32; }, ' ');
   fmt::print("{{\"op\": \"{}\", \"shape\": \"{}\", \"variant\": \"{}\", \"baseline\": true, \"failed\": \"{}\"}}\n", op, shape, variant,
              reason.substr(0, 300));
   std::fflush(stdout);
@@ -117,9 +121,11 @@ void machine() {
 struct Case {
   int64_t tokens, group, heads, head_size;
   bool full = false;
-  std::string text() const { return full ? fmt::format("T={} full H={} K={} d={}", tokens, heads, heads, head_size)
-                                         : fmt::format("T={} g={} H={} K={} d={}", tokens, group, heads, heads, head_size); }
-  double flops() const {   // of one product over the exact pairs
+  std::string text() const {
+    return full ? fmt::format("T={} full H={} K={} d={}", tokens, heads, heads, head_size)
+                : fmt::format("T={} g={} H={} K={} d={}", tokens, group, heads, heads, head_size);
+  }
+  double flops() const {  // of one product over the exact pairs
     const double plain = static_cast<double>(allowed_pairs(tokens, group, Shift::none));
     const double shifted = static_cast<double>(allowed_pairs(tokens, group, Shift::half_group));
     return 2 * static_cast<double>(head_size) * (plain * static_cast<double>(heads / 2) + shifted * static_cast<double>(heads - heads / 2));
@@ -142,13 +148,16 @@ Inputs make_inputs(const Case& c) {
 
 void our_forward(const Case& c, const Inputs& in, const Tensor& lse) {
   kernels::S2Shape s;
-  s.rows = 1, s.tokens = c.tokens, s.group = c.full ? 2 * c.tokens : c.group, s.num_heads = s.num_kv_heads = c.heads, s.num_plain = c.heads / 2;
+  s.rows = 1, s.tokens = c.tokens, s.group = c.full ? 2 * c.tokens : c.group, s.num_heads = s.num_kv_heads = c.heads,
+  s.num_plain = c.heads / 2;
   s.head_size = c.head_size, s.q_end = s.k_end = c.tokens;
   const auto view = [](const Tensor& t) { return kernels::HeadView{t.data_ptr(), 0, t.stride(0), t.stride(1)}; };
-  require(kernels::s2_attention_forward(s, view(in.q), view(in.k), view(in.v), view(in.o), {lse.data_ptr<float>(), 0, c.tokens}, nullptr), "ours");
+  require(kernels::s2_attention_forward(s, view(in.q), view(in.k), view(in.v), view(in.o), {lse.data_ptr<float>(), 0, c.tokens}, nullptr),
+          "ours");
 }
 
-/// A way to compute the operator: forward fills `o`, backward `d_qkv`. `assemble` adds the copies that put results where the model wants them.
+/// A way to compute the operator: forward fills `o`, backward `d_qkv`. `assemble` adds the copies that put results where the model wants
+/// them.
 class Baseline {
  public:
   virtual ~Baseline() = default;
@@ -159,7 +168,7 @@ class Baseline {
 /// cuDNN on views without copies: heads [first, last), `count` segments of `length` tokens, `step` tokens apart, from `begin` on.
 struct Piece {
   int64_t first, last, begin, count, length, step;
-  Tensor of(const Tensor& x) const {   // [T, H, D] -> [count, heads, length, D]
+  Tensor of(const Tensor& x) const {  // [T, H, D] -> [count, heads, length, D]
     const Tensor h = x.narrow(1, first, last - first);
     return h.as_strided({count, last - first, length, x.size(2)}, {step * x.stride(0), x.stride(1), x.stride(0), 1},
                         h.storage_offset() + begin * x.stride(0));
@@ -188,8 +197,8 @@ class CudnnViews : public Baseline {
     for (size_t i = 0; i < pieces_.size(); ++i) {
       const Piece& p = pieces_[i];
       const auto& [o, lse, cum_q, cum_k, max_q, max_k, seed, offset, mask] = results_[i];
-      const auto [d_q, d_k, d_v] = at::_scaled_dot_product_cudnn_attention_backward_symint(p.of(in_.d_o), p.of(in_.q), p.of(in_.k), p.of(in_.v), o, lse,
-                                                                                           seed, offset, Tensor(), cum_q, cum_k, max_q, max_k, 0.0, true);
+      const auto [d_q, d_k, d_v] = at::_scaled_dot_product_cudnn_attention_backward_symint(
+          p.of(in_.d_o), p.of(in_.q), p.of(in_.k), p.of(in_.v), o, lse, seed, offset, Tensor(), cum_q, cum_k, max_q, max_k, 0.0, true);
       if (!assemble) continue;
       p.of(in_.d_qkv.select(1, 0)).copy_(d_q), p.of(in_.d_qkv.select(1, 1)).copy_(d_k), p.of(in_.d_qkv.select(1, 2)).copy_(d_v);
     }
@@ -201,8 +210,8 @@ class CudnnViews : public Baseline {
   std::vector<std::tuple<Tensor, Tensor, Tensor, Tensor, c10::SymInt, c10::SymInt, Tensor, Tensor, Tensor>> results_;
 };
 
-/// FlashAttention-2 as the LongLoRA reference implementation calls it: the two halves of the heads become two rows of a batch, q, k and v are
-/// stacked, "unpadded" by index, and put back the same way; segments are cumulative lengths on the device.
+/// FlashAttention-2 as the LongLoRA reference implementation calls it: the two halves of the heads become two rows of a batch, q, k and v
+/// are stacked, "unpadded" by index, and put back the same way; segments are cumulative lengths on the device.
 class FlashReference : public Baseline {
  public:
   FlashReference(const Case& c, const Inputs& in) : c_(c), in_(in) {
@@ -219,33 +228,37 @@ class FlashReference : public Baseline {
   }
   void forward(bool assemble) override {
     if (assemble) pack();
-    result_ = at::_flash_attention_forward(packed_.select(1, 0), packed_.select(1, 1), packed_.select(1, 2), edges_, edges_, c_.group, c_.group, 0.0,
-                                           true, false);
+    result_ = at::_flash_attention_forward(packed_.select(1, 0), packed_.select(1, 1), packed_.select(1, 2), edges_, edges_, c_.group,
+                                           c_.group, 0.0, true, false);
     if (assemble) in_.o = unpack(std::get<0>(result_)).contiguous();
   }
   void backward(bool assemble) override {
     if (assemble || !d_packed_.defined()) d_packed_ = split_halves(in_.d_o.unsqueeze(1)).squeeze(1).index_select(0, rows_);
     const auto& [o, lse, rng, unused, mask] = result_;
-    const auto [d_q, d_k, d_v] = at::_flash_attention_backward(d_packed_, packed_.select(1, 0), packed_.select(1, 1), packed_.select(1, 2), o, lse, edges_,
-                                                               edges_, c_.group, c_.group, 0.0, true, rng, unused);
+    const auto [d_q, d_k, d_v] = at::_flash_attention_backward(d_packed_, packed_.select(1, 0), packed_.select(1, 1), packed_.select(1, 2),
+                                                               o, lse, edges_, edges_, c_.group, c_.group, 0.0, true, rng, unused);
     if (!assemble) return;
     const Tensor padded = at::zeros_like(packed_).index_copy_(0, rows_, at::stack({d_q, d_k, d_v}, 1));
-    const Tensor joined = join_halves(padded);   // [T, 3, H, D]
+    const Tensor joined = join_halves(padded);  // [T, 3, H, D]
     for (int64_t i = 0; i < 3; ++i) in_.d_qkv.select(1, i).copy_(joined.select(1, i));
   }
   const Tensor& output() const { return in_.o; }
 
  private:
-  Tensor split_halves(const Tensor& x) const {   // [T, n, H, D] -> [2T, n, H/2, D]
+  Tensor split_halves(const Tensor& x) const {  // [T, n, H, D] -> [2T, n, H/2, D]
     const int64_t n = x.size(1);
-    return x.reshape({c_.tokens, n, 2, c_.heads / 2, c_.head_size}).permute({2, 0, 1, 3, 4}).reshape({2 * c_.tokens, n, c_.heads / 2, c_.head_size});
+    return x.reshape({c_.tokens, n, 2, c_.heads / 2, c_.head_size})
+        .permute({2, 0, 1, 3, 4})
+        .reshape({2 * c_.tokens, n, c_.heads / 2, c_.head_size});
   }
   Tensor join_halves(const Tensor& x) const {
     const int64_t n = x.size(1);
-    return x.reshape({2, c_.tokens, n, c_.heads / 2, c_.head_size}).permute({1, 2, 0, 3, 4}).reshape({c_.tokens, n, c_.heads, c_.head_size});
+    return x.reshape({2, c_.tokens, n, c_.heads / 2, c_.head_size})
+        .permute({1, 2, 0, 3, 4})
+        .reshape({c_.tokens, n, c_.heads, c_.head_size});
   }
   void pack() {
-    const Tensor stacked = at::stack({q_, k_, v_}, 1).permute({2, 1, 0, 3});   // [T, 3, H, D]
+    const Tensor stacked = at::stack({q_, k_, v_}, 1).permute({2, 1, 0, 3});  // [T, 3, H, D]
     packed_ = split_halves(stacked).index_select(0, rows_);
   }
   Tensor unpack(const Tensor& o) const {
@@ -267,14 +280,14 @@ class FlashFull : public Baseline {
   }
   void backward(bool assemble) override {
     const auto& [o, lse, rng, unused, mask] = result_;
-    const auto [d_q, d_k, d_v] = at::_flash_attention_backward(row(in_.d_o), row(in_.q), row(in_.k), row(in_.v), o, lse, Tensor(), Tensor(), c_.tokens,
-                                                               c_.tokens, 0.0, true, rng, unused);
+    const auto [d_q, d_k, d_v] = at::_flash_attention_backward(row(in_.d_o), row(in_.q), row(in_.k), row(in_.v), o, lse, Tensor(), Tensor(),
+                                                               c_.tokens, c_.tokens, 0.0, true, rng, unused);
     if (!assemble) return;
     in_.d_qkv.select(1, 0).copy_(d_q[0]), in_.d_qkv.select(1, 1).copy_(d_k[0]), in_.d_qkv.select(1, 2).copy_(d_v[0]);
   }
 
  private:
-  static Tensor row(const Tensor& x) { return x.unsqueeze(0); }   // [1, T, H, D]
+  static Tensor row(const Tensor& x) { return x.unsqueeze(0); }  // [1, T, H, D]
   Case c_;
   Inputs in_;
   std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> result_;
@@ -313,13 +326,16 @@ void attention(bool quick) {
     our_forward(c, in, lse);
     const Tensor ours = in.o.clone();
     CudnnViews cudnn(c, in);
-    time_baseline(c, c.full ? "cuDNN" : "cuDNN views", cudnn, [&] { return in.o; }, ours);
+    time_baseline(
+        c, c.full ? "cuDNN" : "cuDNN views", cudnn, [&] { return in.o; }, ours);
     if (c.full) {
       FlashFull flash(c, in);
-      time_baseline(c, "FlashAttention-2", flash, [&] { return in.o; }, ours);
+      time_baseline(
+          c, "FlashAttention-2", flash, [&] { return in.o; }, ours);
     } else {
       FlashReference flash(c, in);
-      time_baseline(c, "FlashAttention-2 varlen", flash, [&] { return flash.output(); }, ours);
+      time_baseline(
+          c, "FlashAttention-2 varlen", flash, [&] { return flash.output(); }, ours);
     }
   }
 }
@@ -335,7 +351,9 @@ int main(int argc, char** argv) {
   int devices = 0;
   if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) longlora::stop("there is no GPU here, or no driver");
   const c10::NoGradGuard no_grad;
-  if (command == "machine") longlora::machine();
-  else longlora::attention(quick);
+  if (command == "machine")
+    longlora::machine();
+  else
+    longlora::attention(quick);
   return 0;
 }
