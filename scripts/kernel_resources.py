@@ -23,7 +23,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TOOLS = ROOT / ".deps/site/nvidia/cu13/bin"
@@ -44,13 +43,14 @@ class Refused(Exception):
 
 
 def compile_kernels(source: pathlib.Path, kernels: pathlib.Path, folder: pathlib.Path) -> tuple[pathlib.Path, str]:
-    target = folder / (re.sub(r"\W", "_", str(source.relative_to(kernels))) + ".o")
-    flags = (ROOT / "third_party/nvcc_flags.txt").read_text().split("\n")
+    # The command of third_party/cuda.cmake, in a folder one level below the root and to the same relative name: ccache sees one compilation.
+    target = folder / "cuda/kernels" / f"{source.relative_to(kernels)}.o"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    flags = (ROOT / "third_party/nvcc_flags.txt").read_text().split()
     ccache = [shutil.which("ccache")] if shutil.which("ccache") else []
-    # the command of third_party/cuda.cmake, so that the preset cuda and this script share ccache's objects
-    command = [*ccache, str(TOOLS / "nvcc"), *filter(None, flags), f"-I{kernels.parent}/include", f"-I{kernels}", "-MD", "-MF", f"{target}.d",
+    command = [*ccache, str(TOOLS / "nvcc"), *flags, f"-I{kernels.parent}/include", f"-I{kernels}", "-MD", "-MF", f"{target}.d",
                "-c", str(source), "-o", str(target)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=kernels)   # one level below the root, like build-cuda
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     log = done.stdout + done.stderr
     if done.returncode != 0:
         raise Refused(f"{source}: nvcc ended with {done.returncode}:\n" + "\n".join(l for l in log.splitlines() if "ptxas info" not in l)[-3000:])
@@ -220,8 +220,10 @@ def judge(row: dict, one_tile: int) -> list[str]:
 
 def measure_all(sources: list[pathlib.Path], kernels: pathlib.Path, jobs: int) -> tuple[list[dict], list[str]]:
     rows, problems = [], []
-    with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        for future in [pool.submit(measure, s, kernels, pathlib.Path(folder)) for s in sources]:
+    folder = kernels.parent / "build-gates"
+    folder.mkdir(exist_ok=True)
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        for future in [pool.submit(measure, s, kernels, folder) for s in sources]:
             try:
                 some, said = future.result()
                 rows += some
@@ -265,12 +267,12 @@ def main() -> int:
     if missing:
         print(f"kernel_resources.py: skipped, {', '.join(missing)} not in .deps; run scripts/setup.sh")
         return 77
+    kernels = chosen.kernels.resolve()
     os.environ["PATH"] = f"{TOOLS}:{os.environ['PATH']}"   # cuobjdump calls nvdisasm
-    os.environ |= {"CCACHE_BASEDIR": str(ROOT), "CCACHE_NOHASHDIR": "1",
+    os.environ |= {"CCACHE_BASEDIR": str(kernels.parent), "CCACHE_NOHASHDIR": "1",
                    "CCACHE_SLOPPINESS": "pch_defines,time_macros,include_file_mtime,include_file_ctime"}
     if chosen.self_test:
         return self_test(chosen.jobs)
-    kernels = chosen.kernels.resolve()
     sources = [s for s in sorted(kernels.glob("*/*.cu")) if s.parent.name not in ("device", "emu", "gates") and not s.name.startswith("bench")]
     rows, problems = measure_all(sources, kernels, chosen.jobs)
     if chosen.update:

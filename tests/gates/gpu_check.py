@@ -38,6 +38,7 @@ PROGRAMS = {
     "bench_s2_attention": row("s2_attention_forward", "T=8192 g=2048", "tflops", 400),
     "bench_bandwidth": row("rope", "T=8192", "gbs", 2700),
     "test_kernels_cuda": f"""for a in "$@"; do case $a in --gtest_output=json:*) echo '{TEST_REPORT}' > "${{a#--gtest_output=json:}}" ;; esac; done; exit 1""",
+    "ncu": "echo 'Forward 12 %'",
     "compute-sanitizer": "echo '========= ERROR SUMMARY: 0 errors'",
 }
 
@@ -52,7 +53,7 @@ def main() -> int:
         for kind in ("tools", "prebuilt/bin"):
             (folder / kind).mkdir(parents=True)
         for program, body in PROGRAMS.items():
-            target = folder / ("tools" if "-" in program else "prebuilt/bin") / program
+            target = folder / ("tools" if "-" in program or program == "ncu" else "prebuilt/bin") / program
             target.write_text(f"#!/bin/sh\n{body}\n")
             target.chmod(0o755)
         (folder / "prebuilt/bin/longlora-train").write_text(TRAIN)
@@ -75,6 +76,7 @@ def main() -> int:
             "sanitizers": rows["sanitizer", ""]["state"] == "passed",
             "whole steps": abs(rows["training_step", "checkpoint"]["median_us"] / 1e6 - (0.1 + 32 * 0.2)) < 1e-6,
             "the loss curve": rows["loss_curve", ""]["largest_relative_difference"] < 1e-4,
+            "the profile": "Forward 12 %" in (folder / "results/test_gpu/profile.txt").read_text(),
             "the table": "| s2_attention_forward | T=8192 g=2048 | cuDNN views | 0.005 |" in page,
             "no GPU": without.returncode == 69 and "there is no GPU here" in without.stderr,
             "an unknown stage": call("--only", "kernel", path=path).returncode == 64,
