@@ -77,7 +77,8 @@ def cell(row: dict, header: dict) -> list[str]:
     rate = next((f"{row[k]:.{d}f} {unit}" for k, d, unit in (("tokens_per_second", 0, "tok/s"), ("tflops", 0, "TFLOP/s"), ("gbs", 0, "GB/s"))
                  if k in row), "")
     if "measured_layers" in row:
-        rate += f", {row['tflops']:.0f} TFLOP/s; {row['extrapolated_layers']} layers from runs with {row['measured_layers']}"
+        rate += (f", {row['tflops']:.0f} TFLOP/s; a layer {row['layer_us'] / 1e3:.1f} ms, the rest {row['rest_us'] / 1e3:.1f} ms; "
+                 f"{row['extrapolated_layers']} layers from runs with {' and '.join(map(str, row['measured_layers']))}")
     return [ms, spread, rate, f"{100 * row['fraction']:.0f} %" if "fraction" in row else ""]
 
 

@@ -107,7 +107,7 @@ toolkit_library() {   # SONAME: where an installed toolkit has it, or nothing
   for folder in "${CUDA_HOME:-/usr/local/cuda}"/{lib64,lib} /usr/local/cuda-13*/{lib64,lib}; do
     if [ -e "$folder/$1" ]; then echo "$folder/$1"; return 0; fi
   done
-  ldconfig -p 2>/dev/null | awk -v n="$1" '$1 == n { print $NF; exit }'
+  PATH=$PATH:/sbin ldconfig -p 2>/dev/null | awk -v n="$1" '$1 == n && !seen { print $NF; seen = 1 }' || true
 }
 cuda_libraries_missing=0
 cuda_library() {   # SONAME FOLDER REQUIREMENT FILE: into .deps/site/nvidia/FOLDER/lib, where libtorch_cuda.so looks

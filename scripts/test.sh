@@ -23,8 +23,9 @@ if [ $all_in_cuda = 0 ] && { [ $# -gt 0 ] || [ ! -e .deps/stamps/cuda-libraries 
 fi
 ctest --test-dir build --output-on-failure --no-tests=error "$@"
 echo "[test] building the preset cuda"
-scripts/build.sh cuda
 if [ $all_in_cuda = 1 ]; then
+  scripts/build.sh cuda
   exec ctest --test-dir build-cuda --output-on-failure --no-tests=error "$@"
 fi
+scripts/build.sh cuda longlora-train test_{ops,model,optim,checkpoint,train} test_kernels_cuda bench_{s2_attention,bandwidth,gpu_baselines}
 exec ctest --test-dir build-cuda --output-on-failure --no-tests=error -R '^(ops|model|optim|checkpoint|train|contract_commands)$'
