@@ -24,14 +24,18 @@ struct ForwardSm80 {
   struct Rows {
     float largest[4], sum[4];
   };
-  LONGLORA_DEVICE static void save(Rows* place, const Rows& rows) {
-    device::store_128(place->largest, device::pack<float>(rows.largest));
-    device::store_128(place->sum, device::pack<float>(rows.sum));
+  struct SavedRows {
+    alignas(16) float largest[kThreads][4];
+    alignas(16) float sum[kThreads][4];
+  };
+  LONGLORA_DEVICE static void save(SavedRows* saved, const Rows& rows) {
+    device::store_128(saved->largest[device::thread_index()], device::pack<float>(rows.largest));
+    device::store_128(saved->sum[device::thread_index()], device::pack<float>(rows.sum));
   }
-  LONGLORA_DEVICE static Rows recall(const Rows* place) {
+  LONGLORA_DEVICE static Rows recall(const SavedRows* saved) {
     Rows rows;
-    device::unpack<float>(device::load_128(place->largest), rows.largest);
-    device::unpack<float>(device::load_128(place->sum), rows.sum);
+    device::unpack<float>(device::load_128(saved->largest[device::thread_index()]), rows.largest);
+    device::unpack<float>(device::load_128(saved->sum[device::thread_index()]), rows.sum);
     return rows;
   }
 
@@ -45,8 +49,8 @@ struct ForwardSm80 {
   }
 
   /// s becomes p = exp2((s - largest) scale), output and sums are rescaled to the new largest. A row without any key so far stays at 0.
-  LONGLORA_DEVICE static void softmax(Scores& s, Rows* place, Output& o, float scale) {
-    Rows rows = recall(place);
+  LONGLORA_DEVICE static void softmax(Scores& s, SavedRows* saved, Output& o, float scale) {
+    Rows rows = recall(saved);
     LONGLORA_UNROLL
     for (int m = 0; m < 2; ++m) LONGLORA_UNROLL
     for (int half = 0; half < 2; ++half) {
@@ -73,7 +77,7 @@ struct ForwardSm80 {
         o.at(m, n, 2 * half + 1) *= shrink;
       }
     }
-    save(place, rows);
+    save(saved, rows);
   }
 
   /// What a block works on. It lives in shared memory: the main loop needs all 255 registers of a thread for its tiles.
@@ -83,7 +87,7 @@ struct ForwardSm80 {
     int own_end, band_end, in_band, count;      // key tiles
     int last_row_from;                          // first key that the last query sees
     int visible_from[kRows];                    // and every query; divisions are done once
-    alignas(16) Rows rows[kThreads];
+    SavedRows rows;
 
     LONGLORA_DEVICE int tile(int i) const {
       const int in = kAligned ? 0 : device::load(&in_band);
@@ -152,9 +156,8 @@ struct ForwardSm80 {
 
     Output o;
     o.clear();
-    Rows* rows = job->rows + device::thread_index();
     const float none = -device::infinity();
-    save(rows, {{none, none, none, none}, {0.0f, 0.0f, 0.0f, 0.0f}});
+    save(&job->rows, {{none, none, none, none}, {0.0f, 0.0f, 0.0f, 0.0f}});
     for (int i = 0; i < device::load(&job->count); ++i) {
       device::wait_copies<0>();
       device::sync_block();  // K is here for all, V is no longer read
@@ -170,10 +173,10 @@ struct ForwardSm80 {
         start_keys(p.k, k_tile, pattern, job, job->tile(i + 1));
         device::commit_copies();
       }
-      softmax(s, rows, o, p.scale_log2);
+      softmax(s, &job->rows, o, p.scale_log2);
       multiply_columns<E, D>(o, s, v_tile);
     }
-    finish(p, job, recall(rows), o, q_tile);
+    finish(p, job, recall(&job->rows), o, q_tile);
   }
 
   LONGLORA_DEVICE static void start_queries(const Params& p, E* tile, const Job* job) {
