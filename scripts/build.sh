@@ -11,9 +11,6 @@ case $preset in
   *) echo "build.sh: unknown preset '$preset'; one of cpu cuda asan tsan tidy" >&2; exit 64 ;;
 esac
 [ -d .deps/site/torch ] || { echo "build.sh: dependencies are missing; run scripts/setup.sh first" >&2; exit 66; }
-if [ "$preset" = cpu ] && command -v nvcc >/dev/null; then
-  echo "[build] nvcc found: this version has no CUDA kernels yet, building for the CPU"
-fi
 # the precompiled header has no time stamps that matter; paths below the tree do not either, so that every clone shares one cache
 export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1
 export CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime

@@ -23,11 +23,13 @@ struct Cast {
     const Share s = share_of<kThreads>(p.deal);
     if (!s.exists) return;
     const int64_t i = s.item * kStep, count = p.width - i;
-    float x[kStep];
-    load_floats<From, kAligned>(p.from + s.row * p.from_stride + i, count, x);
-    LONGLORA_UNROLL
-    for (int k = 0; k < kStep; ++k) x[k] *= p.scale;
-    store_floats<To, kAligned>(p.to + s.row * p.to_stride + i, count, x);
+    whole_or_part<kAligned, kStep>(count, [&]<bool kWhole>() {
+      float x[kStep];
+      load_floats<From, kWhole>(p.from + s.row * p.from_stride + i, count, x);
+      LONGLORA_UNROLL
+      for (int k = 0; k < kStep; ++k) x[k] *= p.scale;
+      store_floats<To, kWhole>(p.to + s.row * p.to_stride + i, count, x);
+    });
   }
 };
 

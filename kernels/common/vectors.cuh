@@ -8,48 +8,63 @@ namespace longlora::kernels {
 using device::Bits128;
 using device::kPer128;
 
-/// The elements p[0 .. min(count, kPer128)) as 16 bytes, zeros behind them. kAligned: p is a multiple of 16 bytes; whole vectors then take
-/// one access.
-template <class E, bool kAligned>
+/// kWhole: p is a multiple of 16 bytes and all elements exist: one access. Otherwise the elements p[0 .. min(count, kPer128)), zeros behind
+/// them. A kernel decides between the two once for all its accesses: a branch around each would keep the loads from going out together.
+template <class E, bool kWhole>
 LONGLORA_DEVICE Bits128 load_vector(const E* p, int64_t count) {
-  if (kAligned && count >= kPer128<E>) return device::load_128(p);
-  Bits128 bits = {{0, 0, 0, 0}};
-  LONGLORA_UNROLL
-  for (int i = 0; i < kPer128<E>; ++i) {
-    if (i >= count) continue;
-    if constexpr (sizeof(E) == 4)
-      bits.word[i] = device::float_to_bits(device::load(p + i));
-    else
-      bits.word[i / 2] |= static_cast<uint32_t>(device::load(p + i).bits) << (16 * (i % 2));
+  if constexpr (kWhole) {
+    return device::load_128(p);
+  } else {
+    Bits128 bits = {{0, 0, 0, 0}};
+    LONGLORA_UNROLL
+    for (int i = 0; i < kPer128<E>; ++i) {
+      if (i >= count) continue;
+      if constexpr (sizeof(E) == 4)
+        bits.word[i] = device::float_to_bits(device::load(p + i));
+      else
+        bits.word[i / 2] |= static_cast<uint32_t>(device::load(p + i).bits) << (16 * (i % 2));
+    }
+    return bits;
   }
-  return bits;
 }
-template <class E, bool kAligned>
+template <class E, bool kWhole>
 LONGLORA_DEVICE void store_vector(E* p, int64_t count, const Bits128& bits) {
-  if (kAligned && count >= kPer128<E>) return device::store_128(p, bits);
-  LONGLORA_UNROLL
-  for (int i = 0; i < kPer128<E>; ++i) {
-    if (i >= count) continue;
-    if constexpr (sizeof(E) == 4)
-      device::store(p + i, device::bits_to_float(bits.word[i]));
-    else
-      device::store(p + i, E{static_cast<uint16_t>(bits.word[i / 2] >> (16 * (i % 2)))});
+  if constexpr (kWhole) {
+    device::store_128(p, bits);
+  } else {
+    LONGLORA_UNROLL
+    for (int i = 0; i < kPer128<E>; ++i) {
+      if (i >= count) continue;
+      if constexpr (sizeof(E) == 4)
+        device::store(p + i, device::bits_to_float(bits.word[i]));
+      else
+        device::store(p + i, E{static_cast<uint16_t>(bits.word[i / 2] >> (16 * (i % 2)))});
+    }
   }
 }
 
+/// f.operator()<whole>(): for sizes of which the last N elements may be fewer.
+template <bool kAligned, int N, class F>
+LONGLORA_DEVICE void whole_or_part(int64_t count, F f) {
+  if (kAligned && count >= N)
+    f.template operator()<kAligned>();
+  else
+    f.template operator()<false>();
+}
+
 /// N elements (a multiple of a vector) as floats and back; one rounding.
-template <class E, bool kAligned, int N>
+template <class E, bool kWhole, int N>
 LONGLORA_DEVICE void load_floats(const E* p, int64_t count, float (&x)[N]) {
   static_assert(N % kPer128<E> == 0);
   LONGLORA_UNROLL
   for (int at = 0; at < N; at += kPer128<E>) {
     float piece[kPer128<E>];
-    device::unpack<E>(load_vector<E, kAligned>(p + at, count - at), piece);
+    device::unpack<E>(load_vector<E, kWhole>(p + at, count - at), piece);
     LONGLORA_UNROLL
     for (int i = 0; i < kPer128<E>; ++i) x[at + i] = piece[i];
   }
 }
-template <class E, bool kAligned, int N>
+template <class E, bool kWhole, int N>
 LONGLORA_DEVICE void store_floats(E* p, int64_t count, const float (&x)[N]) {
   static_assert(N % kPer128<E> == 0);
   LONGLORA_UNROLL
@@ -57,7 +72,7 @@ LONGLORA_DEVICE void store_floats(E* p, int64_t count, const float (&x)[N]) {
     float piece[kPer128<E>];
     LONGLORA_UNROLL
     for (int i = 0; i < kPer128<E>; ++i) piece[i] = x[at + i];
-    store_vector<E, kAligned>(p + at, count - at, device::pack<E>(piece));
+    store_vector<E, kWhole>(p + at, count - at, device::pack<E>(piece));
   }
 }
 

@@ -44,21 +44,26 @@ struct CrossEntropyRow {
   }
 
  private:
+  template <bool kWhole>
+  LONGLORA_DEVICE static void add_step(const E* logits, int64_t count, ExponentialSum& mine) {
+    float x[kStep], maximum = mine.maximum;
+    load_floats<E, kWhole>(logits, count, x);
+    LONGLORA_UNROLL
+    for (int k = 0; k < kStep; ++k) {
+      if (!kWhole && k >= count) x[k] = -device::infinity();
+      maximum = device::maximum(maximum, x[k]);
+    }
+    mine.sum *= device::exp(mine.maximum - maximum);
+    mine.maximum = maximum;
+    LONGLORA_UNROLL
+    for (int k = 0; k < kStep; ++k) mine.sum += device::exp(x[k] - maximum);
+  }
+
   LONGLORA_DEVICE static ExponentialSum sum_of_row(const E* logits, int64_t width) {
     ExponentialSum mine = {kLowest, 0};
-    for (int64_t i = int64_t{device::thread_index()} * kStep; i < width; i += kThreads * kStep) {
-      float x[kStep], maximum = mine.maximum;
-      load_floats<E, kAligned>(logits + i, width - i, x);
-      LONGLORA_UNROLL
-      for (int k = 0; k < kStep; ++k) {
-        if (i + k >= width) x[k] = -device::infinity();
-        maximum = device::maximum(maximum, x[k]);
-      }
-      mine.sum *= device::exp(mine.maximum - maximum);
-      mine.maximum = maximum;
-      LONGLORA_UNROLL
-      for (int k = 0; k < kStep; ++k) mine.sum += device::exp(x[k] - maximum);
-    }
+    int64_t i = int64_t{device::thread_index()} * kStep;
+    for (; i + kStep <= width; i += kThreads * kStep) add_step<kAligned>(logits + i, kStep, mine);
+    if (i < width) add_step<false>(logits + i, width - i, mine);
     return combine(mine);
   }
 
@@ -87,7 +92,7 @@ struct CrossEntropyRow {
     for (int64_t begin = 0; begin < width; begin += kThreads * kStep) {
       const int64_t i = begin + int64_t{device::thread_index()} * kStep, count = width - i;
       float x[kStep];
-      load_floats<E, kAligned>(logits + i, count, x);
+      whole_or_part<kAligned, kStep>(count, [&]<bool kWhole>() { load_floats<E, kWhole>(logits + i, count, x); });
       LONGLORA_UNROLL
       for (int k = 0; k < kStep; ++k) {
         x[k] = device::exp(x[k] - total.maximum) * factor;
@@ -95,14 +100,14 @@ struct CrossEntropyRow {
       }
       // this step's elements go to addresses of logits of this step or earlier ones, which everybody has read after the barrier
       if constexpr (sizeof(D) < sizeof(E)) device::sync_block();
-      store_floats<D, kAligned>(d + i, count, x);
+      whole_or_part<kAligned, kStep>(count, [&]<bool kWhole>() { store_floats<D, kWhole>(d + i, count, x); });
     }
   }
 
   LONGLORA_DEVICE static void clear(D* d, int64_t width) {
     const float zeros[kStep] = {};
     for (int64_t i = int64_t{device::thread_index()} * kStep; i < width; i += kThreads * kStep)
-      store_floats<D, kAligned>(d + i, width - i, zeros);
+      whole_or_part<kAligned, kStep>(width - i, [&]<bool kWhole>() { store_floats<D, kWhole>(d + i, width - i, zeros); });
   }
 };
 

@@ -29,9 +29,11 @@ struct Row {
       for (int64_t i = 0; p.gradient && i < p.width; ++i) store(d + i, from_float<D>(0.0f));
       return;
     }
-    float largest = -infinity(), sum = 0;
+    float largest = -infinity();
+    double exact = 0;  // one after another, fp32 would lose three digits of a large vocabulary
     for (int64_t i = 0; i < p.width; ++i) largest = maximum(largest, to_float(load(x + i)));
-    for (int64_t i = 0; i < p.width; ++i) sum += exp(to_float(load(x + i)) - largest);
+    for (int64_t i = 0; i < p.width; ++i) exact += static_cast<double>(exp(to_float(load(x + i)) - largest));
+    const float sum = static_cast<float>(exact);
     store(p.nll + row, log(sum) + (largest - to_float(load(x + label))));
     // element i of the gradient lies at or before element i of the logits, which has been read by then
     for (int64_t i = 0; p.gradient && i < p.width; ++i) {

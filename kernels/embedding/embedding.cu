@@ -97,7 +97,7 @@ Launch embedding_backward(ElementType type, int64_t num_unique, int64_t width, c
                                               d_weight,   d_x.stride, width,     deal};
       return device::launch<Kernel>(deal.blocks(), 0, params, stream);
     };
-    const bool aligned = width % 4 == 0 && on_16_bytes(d_weight) && on_16_bytes(d_x, type);
+    const bool aligned = width % kPer128<E> == 0 && on_16_bytes(d_weight) && on_16_bytes(d_x, type);
     return aligned ? run.template operator()<true>() : run.template operator()<false>();
   });
 }

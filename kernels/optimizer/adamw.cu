@@ -28,12 +28,18 @@ struct AdamwStep {
     const int64_t i = (int64_t{device::block_index()} * kThreads + device::thread_index()) * kStep, count = p.count - i;
     if (count <= 0 || device::load(&p.control->finite) == 0) return;
     const float clip = device::load(&p.control->clip);
+    whole_or_part<kAligned, kStep>(count, [&]<bool kWhole>() { update<kWhole>(p, i, count, clip); });
+  }
+
+ private:
+  template <bool kWhole>
+  LONGLORA_DEVICE static void update(const Params& p, int64_t i, int64_t count, float clip) {
     const Adamw& u = p.step;
     float master[kStep], g[kStep], m[kStep], v[kStep];
-    load_floats<float, kAligned>(p.grad + i, count, g);
-    load_floats<float, kAligned>(p.m + i, count, m);
-    load_floats<float, kAligned>(p.v + i, count, v);
-    load_floats<float, kAligned>(p.master + i, count, master);
+    load_floats<float, kWhole>(p.grad + i, count, g);
+    load_floats<float, kWhole>(p.m + i, count, m);
+    load_floats<float, kWhole>(p.v + i, count, v);
+    load_floats<float, kWhole>(p.master + i, count, master);
     LONGLORA_UNROLL
     for (int k = 0; k < kStep; ++k) {
       const float clipped = g[k] * clip;
@@ -42,13 +48,13 @@ struct AdamwStep {
       const float root = device::sqrt(v[k]) * u.root_correction + u.eps;
       master[k] = master[k] * u.keep - device::divide(u.step_size * m[k], root);
     }
-    store_floats<float, kAligned>(p.m + i, count, m);
-    store_floats<float, kAligned>(p.v + i, count, v);
-    store_floats<float, kAligned>(p.master + i, count, master);
-    if constexpr (!__is_same(C, NoCopy)) store_floats<C, kAligned>(p.copy + i, count, master);
+    store_floats<float, kWhole>(p.m + i, count, m);
+    store_floats<float, kWhole>(p.v + i, count, v);
+    store_floats<float, kWhole>(p.master + i, count, master);
+    if constexpr (!__is_same(C, NoCopy)) store_floats<C, kWhole>(p.copy + i, count, master);
     if (p.zero_grad) {
       const float zeros[kStep] = {};
-      store_floats<float, kAligned>(p.grad + i, count, zeros);
+      store_floats<float, kWhole>(p.grad + i, count, zeros);
     }
   }
 };

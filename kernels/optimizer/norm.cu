@@ -19,10 +19,12 @@ struct SumOfSquares {
     const int64_t begin = int64_t{device::block_index()} * kNormBlock, count = p.count - begin;
     double lanes[4] = {};  // four chains of additions
     for (int64_t i = int64_t{device::thread_index()} * 4; i < kNormBlock && i < count; i += kThreads * 4) {
-      float g[4];
-      load_floats<float, kAligned>(p.gradient + begin + i, count - i, g);
-      LONGLORA_UNROLL
-      for (int k = 0; k < 4; ++k) lanes[k] += static_cast<double>(g[k]) * static_cast<double>(g[k]);
+      whole_or_part<kAligned, 4>(count - i, [&]<bool kWhole>() {
+        float g[4];
+        load_floats<float, kWhole>(p.gradient + begin + i, count - i, g);
+        LONGLORA_UNROLL
+        for (int k = 0; k < 4; ++k) lanes[k] += static_cast<double>(g[k]) * static_cast<double>(g[k]);
+      });
     }
     const double sum = block_sum<kThreads>((lanes[0] + lanes[2]) + (lanes[1] + lanes[3]), device::shared_memory<double>());
     if (device::thread_index() == 0) device::store(p.blocks + device::block_index(), sum);

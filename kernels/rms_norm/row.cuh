@@ -33,11 +33,11 @@ LONGLORA_DEVICE float reciprocal_rms(float squares, int64_t width, float eps) {
 }
 
 /// f.operator()<threads, vectors, aligned>(): the narrowest block that keeps the row in registers; rows that are too long for that, or not
-/// aligned, are read twice.
+/// made of whole vectors, are read twice.
 template <class E, class F>
 Launch with_row_shape(bool aligned, int64_t width, F f) {
   const int64_t vectors = (width + kPer128<E> - 1) / kPer128<E>;
-  if (!aligned) return f.template operator()<256, 0, false>();
+  if (!aligned || width % kPer128<E> != 0) return f.template operator()<256, 0, false>();
   if (vectors <= 128) return f.template operator()<64, 2, true>();
   if (vectors <= 512) return f.template operator()<256, 2, true>();
   if (vectors <= 1024) return f.template operator()<256, 4, true>();

@@ -24,7 +24,8 @@ struct Rotate {
     constexpr int kPer = kPer128<E>;
     const Share s = share_of<kThreads>(p.deal);
     if (!s.exists) return;
-    const int64_t head = s.item / p.vectors, i = s.item % p.vectors * kPer, count = p.half - i;
+    const int item = static_cast<int>(s.item);  // a row of heads is short, and 64-bit division long
+    const int64_t head = item / p.vectors, i = item % p.vectors * kPer, count = p.half - i;
     const E* from = p.from + s.row * p.from_row + head * p.from_head + i;
     E* to = p.to + s.row * p.to_row + head * p.to_head + i;
     const float* angle = p.table + int64_t{device::load(p.positions + s.row)} * (2 * p.half) + i;

@@ -1,7 +1,9 @@
 #pragma once
 // The plain kernels: one warp an output row, the definition written down in fp32. They take every type, every head size up to 256 and any
 // alignment; fp32 runs use them, and they check the tensor-core kernels on a device.
-#include "s2_attention/backward_sm80.cuh"
+#include "s2_attention/backward_kv_sm80.cuh"
+#include "s2_attention/backward_q_sm80.cuh"
+#include "s2_attention/delta_sm80.cuh"
 #include "s2_attention/forward_sm80.cuh"
 
 namespace longlora::kernels {

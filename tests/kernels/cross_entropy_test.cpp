@@ -42,7 +42,8 @@ struct Inputs {
   }
   static Values values(const RowsCase& c) {
     Values v = Random(1).normals(c.rows * c.width, 4);
-    v[v.size() / 2] = 60;  // a late maximum: the running sum is rescaled
+    // in every other row a maximum that comes late and far above the rest; in the others running sums of which every term counts
+    for (int64_t n = 1; n < c.rows; n += 2) v[static_cast<size_t>((n + 1) * c.width - 1)] = 60;
     return v;
   }
   CrossEntropy shape() const { return {c.rows, c.width, type}; }
@@ -182,7 +183,7 @@ TEST(CrossEntropy, LossesAreAddedInDouble) {
 }
 
 TEST(CrossEntropy, BitsDoNotDependOnOrder) {
-  for (const RowsCase& c : {RowsCase{7, 4200, 8, 0}, RowsCase{5, 333, 0, 1}})
+  for (const RowsCase& c : {RowsCase{4, 4200, 8, 0}, RowsCase{2, 333, 0, 1}})
     expect_same_bits([&] {
       Inputs in(ElementType::fp32, c);
       DeviceArray<double> sum("sum", std::vector<double>{0});

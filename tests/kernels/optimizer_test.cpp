@@ -67,11 +67,14 @@ TEST(GradientNorm, UnalignedGradientsAndLargeOnes) {
 }
 
 TEST(GradientNorm, TheTreeIsThatOfTheDefinition) {
-  for (const int64_t n : {0, 1, 2, 3, 2047, 2048, 2049, 4097, 10000}) {
+  std::vector<int64_t> counts = {0, 1, 3, 2049};
+  if (sweep() > Sweep::small) counts.insert(counts.end(), {2, 2047, 2048, 4097, 10000});
+  for (const int64_t n : counts) {
     const Values values = Random(static_cast<uint64_t>(n)).normals(n, 1e3);
     Values nodes(values);
     for (double& x : nodes) x = x * x + 1 / 3.0;
-    DeviceArray<double> blocks("blocks", nodes), norm("norm", 1);
+    DeviceArray<double> blocks("blocks", std::max<size_t>(nodes.size(), 1)), norm("norm", 1);
+    if (n > 0) blocks.write(nodes);
     expect_ok(kernels::gradient_norm(blocks.data(), n, norm.data(), nullptr));
     while (nodes.size() > 1) {
       Values parents;

@@ -3,7 +3,7 @@
 //
 //   y[n] = w * (x[n] * rstd[n]),   rstd[n] = 1 / sqrt(mean(x[n]^2) + eps)
 //
-// Rows     any row stride >= width, any alignment of the element; 16-byte accesses when bases and strides are multiples of 16 bytes
+// Rows     any row stride >= width, any alignment of the element; 16-byte accesses when bases, strides and width are multiples of it
 // Maths    fp32, one rounding at the end; rstd is computed again in backward, nothing is saved
 // Bits     sums have an order that depends on rows and width only; no atomics
 // Cost     (2 bytes a value, per row) forward 4 w, with the residual 8 w, backward 6 w, 8 w when it adds: bound by memory

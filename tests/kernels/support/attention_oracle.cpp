@@ -39,6 +39,7 @@ AttentionResult attention_oracle(const AttentionCase& c, const std::vector<float
   r.d_v.assign(k.size(), 0.0);
   r.lse.assign(static_cast<size_t>(c.rows * H * T), 0.0);
   const double scale = 1.0 / std::sqrt(static_cast<double>(D));
+  double d_q_square = 0, d_k_square = 0;
   std::vector<double> p(static_cast<size_t>(T)), dp(static_cast<size_t>(T));
   std::vector<int64_t> seen;
   for (int64_t b = 0; b < c.rows; ++b)
@@ -73,6 +74,10 @@ AttentionResult attention_oracle(const AttentionCase& c, const std::vector<float
         }
         for (const int64_t u : seen) {
           const double weight = p[static_cast<size_t>(u)], ds = weight * (dp[static_cast<size_t>(u)] - delta) * scale;
+          const double summands =
+              weight * weight * scale * scale * (dp[static_cast<size_t>(u)] * dp[static_cast<size_t>(u)] + delta * delta);
+          d_q_square += summands * dot(k, key(u), k, key(u));
+          d_k_square += summands * dot(q, query(t), q, query(t));
           for (size_t d = 0; d < static_cast<size_t>(D); ++d) {
             r.d_v[key(u) + d] += weight * static_cast<double>(d_o[query(t) + d]);
             r.d_k[key(u) + d] += ds * static_cast<double>(q[query(t) + d]);
@@ -81,6 +86,8 @@ AttentionResult attention_oracle(const AttentionCase& c, const std::vector<float
         }
       }
     }
+  r.d_q_summands = std::sqrt(d_q_square / static_cast<double>(r.d_q.size()));
+  r.d_k_summands = std::sqrt(d_k_square / static_cast<double>(r.d_k.size()));
   return r;
 }
 

@@ -15,6 +15,9 @@ struct AttentionCase {
 /// [B, T, heads, D] and [B, heads, T], contiguous.
 struct AttentionResult {
   std::vector<double> o, lse, d_q, d_k, d_v;
+  /// Root of the mean square of the summands of dQ and dK, p dp k and p delta k: where a query sees few keys, or one that dominates, they
+  /// cancel, and what rounding leaves is relative to them.
+  double d_q_summands = 0, d_k_summands = 0;
 };
 
 /// Group number of every position of a row of `tokens`: documents are cut at g, 2g, ... or, shifted, at g/2, g/2 + g, ...
