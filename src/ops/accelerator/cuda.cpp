@@ -26,7 +26,7 @@ void check(cudaError_t status, const char* call) {
 
 void prepare_process() {
   constexpr int kKeep = 0;  // what the user set stays
-  ::setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True", kKeep);
+  if (std::getenv("PYTORCH_CUDA_ALLOC_CONF") == nullptr) ::setenv("PYTORCH_ALLOC_CONF", "expandable_segments:True", kKeep);
   ::setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", kKeep);
   at::Context& context = at::globalContext();
   context.setAllowTF32CuBLAS(false);
@@ -68,6 +68,7 @@ at::Tensor staging(at::IntArrayRef sizes, at::ScalarType type) {
 
 MemoryUse memory_use() {
   using namespace c10::CachingDeviceAllocator;
+  at::globalContext().lazyInitDevice(at::kCUDA);  // the planner asks before the first tensor
   const auto all = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
   const DeviceStats stats = c10::cuda::CUDACachingAllocator::getDeviceStats(0);
   size_t free = 0, total = 0;
