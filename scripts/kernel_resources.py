@@ -27,8 +27,9 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TOOLS = ROOT / ".deps/site/nvidia/cu13/bin"
 TABLE = ROOT / "kernels/resources.csv"
-COLUMNS = ["kernel", "architecture", "registers", "cap", "static_shared", "dynamic_shared", "stack", "spill_stores", "spill_loads", "threads",
+COLUMNS = ["source", "kernel", "architecture", "registers", "cap", "static_shared", "dynamic_shared", "stack", "spill_stores", "spill_loads", "threads",
            "blocks_per_sm", "mma", "wide_loads", "wide_stores"]
+FORMAT = b"1"   # of what `remembered` keeps; another number when disassembled, launch_bounds or constants change
 SERIALISED = {"C7504", "C7508", "C7509", "C7510", "C7511", "C7514", "C7515", "C7517", "C7519"}
 CHIPS = {"sm_80": (164, 163), "sm_90a": (228, 227)}   # KiB of shared memory: of an SM, of a block
 # Kernels that rightly move less than 16 bytes at a time: any alignment, any type, or one number a block. A template argument `false` of a kernel
@@ -143,8 +144,8 @@ def constants(source: pathlib.Path, kernels: pathlib.Path, names: list[str], fol
 
 
 def remembered(target: pathlib.Path, find) -> list[dict]:
-    """What `find` returns, from a file named by the digest of the object and of this script: disassembling costs more than a ccache hit."""
-    digest = hashlib.sha256(target.read_bytes() + pathlib.Path(__file__).read_bytes()).hexdigest()
+    """What `find` returns, from a file named by the object's digest and FORMAT: disassembling costs more than a ccache hit."""
+    digest = hashlib.sha256(target.read_bytes() + FORMAT).hexdigest()
     file = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "longlora-gates" / f"{digest}.json"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -187,7 +188,7 @@ def measure(source: pathlib.Path, kernels: pathlib.Path, folder: pathlib.Path) -
     for (entry, architecture), row in found.items():
         threads, least = bounds.get(entry, (0, 1))
         of = known.get(names[entry], {"shared": 0, "tile": 0})
-        row |= {"kernel": short(names[entry]), "architecture": architecture, "threads": threads, "dynamic_shared": of["shared"]}
+        row |= {"source": str(source.relative_to(kernels)), "kernel": short(names[entry]), "architecture": architecture, "threads": threads, "dynamic_shared": of["shared"]}
         row["cap"] = min(255, 65536 // (max(threads, 1) * least) // 8 * 8)
         row["blocks_per_sm"] = blocks_per_sm(row)
         row |= sass[(entry, architecture)]
@@ -230,18 +231,22 @@ def measure_all(sources: list[pathlib.Path], kernels: pathlib.Path, jobs: int) -
                 problems += said
             except Refused as e:
                 problems.append(str(e))
-    return sorted(rows, key=lambda r: (r["kernel"], r["architecture"])), problems
+    return sorted(rows, key=key_of), problems
+
+
+def key_of(row: dict) -> tuple:
+    return row["source"], row["kernel"], row["architecture"]   # unnamed namespaces of two sources may hold kernels of one name
 
 
 def compare(rows: list[dict]) -> list[str]:
-    recorded = {(r["kernel"], r["architecture"]): r for r in csv.DictReader(TABLE.open())} if TABLE.exists() else {}
-    measured = {(r["kernel"], r["architecture"]): {c: str(r[c]) for c in COLUMNS} for r in rows}
+    recorded = {key_of(r): r for r in csv.DictReader(TABLE.open())} if TABLE.exists() else {}
+    measured = {key_of(r): {c: str(r[c]) for c in COLUMNS} for r in rows}
     said = []
     for key in sorted(recorded.keys() | measured.keys()):
         if key not in recorded or key not in measured:
-            said.append(f"kernels/resources.csv: {key[0]} {key[1]} is {'not recorded' if key not in recorded else 'recorded, but gone'}")
+            said.append(f"kernels/resources.csv: {' '.join(key)} is {'not recorded' if key not in recorded else 'recorded, but gone'}")
         elif changed := [f"{c} {recorded[key].get(c)} -> {measured[key][c]}" for c in COLUMNS if recorded[key].get(c) != measured[key][c]]:
-            said.append(f"kernels/resources.csv: {key[0]} {key[1]}: {', '.join(changed)}")
+            said.append(f"kernels/resources.csv: {' '.join(key)}: {', '.join(changed)}")
     return said + (["run scripts/kernel_resources.py --update and commit the table with the change"] if said else [])
 
 
