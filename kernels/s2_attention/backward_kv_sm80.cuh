@@ -18,9 +18,11 @@ struct BackwardKvSm80 {
     int head_begin, head_end;            // query heads
     int lowest, end_plain, end_shifted;  // query tiles of the own segments
     int band_end;                        // query tiles [0, band_end) of the shifted heads in the wrap-around band
-    int segment_ends[2 * kKeys];         // R of every key for plain heads, then for shifted ones; divisions are done once
+    // R of every key for plain heads, then for shifted ones; divisions are done once. Without it two blocks fit an SM of compute
+    // capability 8.0.
+    int segment_ends[kAligned ? 1 : 2 * kKeys];
   };
-  static constexpr int64_t kSharedBytes = int64_t{5} * kTileElements * 2 + 4 * kRows * 4 + int64_t{sizeof(Job)};
+  static constexpr int64_t kSharedBytes = int64_t{5} * kTileElements * 2 + 2 * kRows * 4 + int64_t{sizeof(Job)};
 
   LONGLORA_DEVICE static int tiles_end(const Pattern& pattern, int row, int last_key, Shift shift) {
     const int end = pattern.segment_end(row, last_key, shift), inside = end < pattern.q_end ? end : pattern.q_end;
@@ -136,8 +138,8 @@ struct BackwardKvSm80 {
     E* v_tile = k_tile + kTileElements;
     E* d_o_tile = v_tile + kTileElements;
     E* q_tiles = d_o_tile + kTileElements;
-    float* statistics = reinterpret_cast<float*>(q_tiles + 2 * kTileElements);  // two times [lse 64, delta 64]
-    Job* job = reinterpret_cast<Job*>(statistics + 4 * kRows);
+    float* statistics = reinterpret_cast<float*>(q_tiles + 2 * kTileElements);  // lse of the tile's queries, then delta
+    Job* job = reinterpret_cast<Job*>(statistics + 2 * kRows);
     prepare(p, job);
     device::sync_block();
     Queries now = Queries::first(job, pattern.num_plain);
@@ -170,12 +172,12 @@ struct BackwardKvSm80 {
       hide(s, pattern, job, now);
       dp.clear();
       multiply_rows<E, D>(dp, v_tile, 16 * device::warp_index(), d_o_tile);
-      differentiate(s, dp, statistics + stage * 2 * kRows, statistics + stage * 2 * kRows + kRows, p.scale_log2);
+      differentiate(s, dp, statistics, statistics + kRows, p.scale_log2);
       multiply_columns<E, D>(d_v, s, d_o_tile);
-      device::sync_block();  // dO is no longer read
+      device::sync_block();  // dO and the statistics are no longer read
       if (!next.at_end()) {
         start_queries(p.d_o, d_o_tile, pattern, job, next);
-        device::store(statistics + (stage ^ 1) * 2 * kRows + device::thread_index(), statistic);
+        device::store(statistics + device::thread_index(), statistic);
       }
       device::commit_copies();
       multiply_columns<E, D>(d_k, dp, q_tile);
