@@ -36,7 +36,7 @@ CHIPS = {"sm_80": (164, 163), "sm_90a": (228, 227)}   # KiB of shared memory: of
 # without tensor cores says that its rows are not aligned.
 NARROW = ("ForwardPlain", "BackwardKvPlain", "BackwardQPlain", "DeltaPlain", "naive::", "MoveRows<unsigned short", "MoveRows<unsigned int", "AddNll",
           "ClipControl", "AddNodes", "AddPartialSums")
-READS_ONLY = ("SumOfSquares", "DeltaSm80", "CrossEntropyForward")   # wide loads, and one number a row or block as the result
+READS_ONLY = ("SumOfSquares", "StateLanes", "DeltaSm80", "CrossEntropyForward")   # wide loads, and one number a row or block as the result
 
 
 class Refused(Exception):

@@ -156,6 +156,7 @@ void add_perplexity(Program& p, CLI::App& eval) {
       ->check(CLI::IsMember({"longlora"}));
   command->add_option("--max-tokens", flags->max_tokens, "only the first N tokens of each file");
   command->add_option("--dtype", flags->request.dtype, "compute type")->check(CLI::IsMember({"auto", "bf16", "fp32"}));
+  command->add_option("--device", flags->request.device, "where to compute")->check(CLI::IsMember({"auto", "cpu", "cuda"}));
   command->add_flag("--document-mask", flags->document_mask, "attention and positions restart at each document");
   command->add_flag("--json", flags->json, "machine form");
   command->callback([&p, flags] { p.action = [flags] { return perplexity_command(*flags); }; });

@@ -84,6 +84,7 @@ void add_generate(Program& p) {
   command->add_option("--top-p", flags->top_p, "keep the most likely tokens of this mass")->check(CLI::Range(0.0, 1.0));
   command->add_option("--seed", flags->seed, "seed of the sampling");
   command->add_option("--dtype", flags->request.dtype, "compute type")->check(CLI::IsMember({"auto", "bf16", "fp32"}));
+  command->add_option("--device", flags->request.device, "where to compute")->check(CLI::IsMember({"auto", "cpu", "cuda"}));
   command->callback([&p, flags] { p.action = [flags] { return generate(*flags); }; });
 }
 

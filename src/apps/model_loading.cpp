@@ -28,10 +28,10 @@ int64_t group_in_config(const ModelConfig& config) {
   return group == nullptr ? 0 : static_cast<int64_t>(group->unsigned_integer().value_or(0));
 }
 
-ComputeType compute_of(const std::string& dtype) {
+ComputeType compute_of(const std::string& dtype, const ComputeDevice& device) {
   TrainConfig config;
   config.precision.compute = dtype == "bf16" ? ComputeType::bf16 : dtype == "fp32" ? ComputeType::fp32 : ComputeType::automatic;
-  return resolve_compute(config);
+  return resolve_compute(config, device);
 }
 
 }  // namespace
@@ -47,8 +47,11 @@ ReadyModel load_model(const ModelRequest& request) {
   const ModelConfig& config = ready.base->config;
   ready.rope = config.rope;
   ready.trained_group = group_in_config(config);
-  ModelOptions options{.compute = compute_of(request.dtype)};
+  const ComputeDevice device = choose_device(request.device);
+  ModelOptions options{.compute = compute_of(request.dtype, device), .device = device.where};
   options.tuning.mode = TuningMode::none;
+  check_device_limits(device, config, options.tuning);
+  if (device.is_gpu()) log_info("device {}", device.name);
   int64_t max_position = config.max_position, trained_context = config.declared_context.value_or(config.max_position);
   if (!request.adapter.empty()) {
     ready.adapter = read_adapter_info(request.adapter, config);

@@ -14,6 +14,7 @@ struct ModelRequest {
   std::filesystem::path model, adapter;  // adapter may be empty
   double rope_factor = 0;                // 0: what the folder says; else total linear factor (position interpolation)
   std::string dtype = "auto";            // auto, bf16, fp32
+  std::string device = "auto";           // auto, cpu, cuda
   int64_t longest = 0;                   // longest context to be read (dynamic RoPE, warnings)
 };
 

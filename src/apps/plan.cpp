@@ -21,13 +21,14 @@ struct PlanFlags {
 
 constexpr double kGib = 1024.0 * 1024.0 * 1024.0;
 
-PlanTarget target_of(const PlanFlags& flags, const TrainConfig& config, ComputeType compute) {
+PlanTarget target_of(const PlanFlags& flags, const TrainConfig& config) {
   if (flags.device_memory_gib > 0) {
     return {PlanTarget::Device::gpu, 2, static_cast<int64_t>(flags.device_memory_gib * kGib)};
   }
-  int64_t budget = config.memory.host_budget ? *config.memory.host_budget : default_host_budget();
-  if (flags.host_memory_gib > 0) budget = static_cast<int64_t>(flags.host_memory_gib * kGib);
-  return {PlanTarget::Device::cpu, element_bytes(compute), budget};
+  const ComputeDevice device = flags.host_memory_gib > 0 ? ComputeDevice{} : choose_device(config.device);
+  PlanTarget target = plan_target(device, config, resolve_compute(config, device));
+  if (flags.host_memory_gib > 0) target.budget_bytes = static_cast<int64_t>(flags.host_memory_gib * kGib);
+  return target;
 }
 
 std::string bytes_json(const std::vector<std::pair<std::string, int64_t>>& parts) {
@@ -74,7 +75,7 @@ int plan(const PlanFlags& flags) {
   const TrainConfig& config = loaded.config;
   const BaseModel base(config.model.path, false);
   const RunPlan run = make_run_plan(config, base.config);
-  const PlanTarget target = target_of(flags, config, resolve_compute(config));
+  const PlanTarget target = target_of(flags, config);
   const ParameterCounts counts = count_parameters(base.config, config.tuning);
   const int64_t max_context = flags.max_context ? largest_context(base.config, config, run, target) : 0;
   const MemoryPlan memory = make_memory_plan(base.config, config, run, target);

@@ -30,6 +30,7 @@ ConfigSources sources_of(const ConfigFlags& flags, const std::vector<std::string
                    "write for example --set train.steps=300");
     sources.assignments.push_back({text.substr(0, equals), text.substr(equals + 1), "--set"});
   }
+  if (!flags.device.empty()) sources.assignments.push_back({"device", flags.device, "--device"});
   if (!flags.output_dir.empty()) sources.assignments.push_back({"output_dir", flags.output_dir, "--output-dir"});
   return sources;
 }

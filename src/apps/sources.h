@@ -9,7 +9,7 @@
 namespace longlora::apps {
 
 struct ConfigFlags {
-  std::string file, output_dir;
+  std::string file, output_dir, device;
   std::vector<std::string> assignments;  // key=value
 };
 void add_config_flags(CLI::App&, ConfigFlags&);

@@ -37,6 +37,7 @@ void add_train(Program& p) {
                                   "longlora-train train -c configs/quickstart.yaml --set train.steps=300 --output-dir out/run");
   add_config_flags(*command, flags->config);
   command->add_option("--output-dir", flags->config.output_dir, "where checkpoints, logs and the result go (output_dir)");
+  command->add_option("--device", flags->config.device, "auto, cpu or cuda: where to compute (device)");
   command->add_option("--resume", flags->resume, "auto (newest valid checkpoint of the output folder), never, or one checkpoint folder");
   command->add_flag("--dry-run", flags->dry_run, "stop after the plan; nothing is written");
   command->add_option("--dump-gradients", flags->dump_gradients, "write the gradients of the first step as safetensors and stop");

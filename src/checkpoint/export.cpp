@@ -159,7 +159,7 @@ void write_adapter_weights(const fs::path& file, const std::vector<SavedTensor>&
                    "take an older checkpoint");
   }
   SafetensorsWriter writer(file, std::move(declared));
-  for (size_t i = 0; i < writer.order().size(); ++i) writer.write(i, bytes_of(by_name.at(writer.order()[i].name).contiguous()));
+  for (size_t i = 0; i < writer.order().size(); ++i) writer.write(i, bytes_of(on_host(by_name.at(writer.order()[i].name))));
   const auto digests = writer.finish().tensors;
   compare_weights(*open_safetensors(file), digests);
 }

@@ -70,7 +70,7 @@ MergedWeights::MergedWeights(LlamaModel& model, const BaseModel& base) : base_(b
       return;
     }
     Lora& lora = lora_[projection_of(parameter.name)];
-    const at::Tensor values = values_of(parameter).to(at::kDouble).contiguous();
+    const at::Tensor values = on_host(values_of(parameter)).to(at::kDouble);
     (parameter.name.ends_with(".lora_A.weight") ? lora.a_RC : lora.b_OR) = values;
   });
 }
@@ -87,7 +87,7 @@ std::vector<PlannedTensor> MergedWeights::plan(std::optional<DType> dtype) const
 at::Tensor MergedWeights::base_rows(const TensorSpec& spec, int64_t first, int64_t rows) const {
   const TensorInfo* stored = base_.weights ? base_.weights->find(spec.name) : nullptr;
   if (stored) return read_rows(*base_.weights, *stored, first, rows);
-  return parameters_.at(spec.name)->weight.view({spec.shape[0], -1}).narrow(0, first, rows);
+  return on_host(parameters_.at(spec.name)->weight.view({spec.shape[0], -1}).narrow(0, first, rows));
 }
 
 void MergedWeights::feed(const PlannedTensor& tensor, const std::function<void(const at::Tensor&)>& use) const {
@@ -99,7 +99,7 @@ void MergedWeights::feed(const PlannedTensor& tensor, const std::function<void(c
     const int64_t rows = std::min(step, shape.rows - first);
     at::Tensor block;
     if (parameter.trainable)
-      block = values_of(parameter).view({shape.rows, shape.width}).narrow(0, first, rows);
+      block = on_host(values_of(parameter).view({shape.rows, shape.width}).narrow(0, first, rows));
     else
       block = base_rows(tensor.spec, first, rows);
     if (lora != lora_.end()) {

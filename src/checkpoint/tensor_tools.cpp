@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "longlora/core/error.h"
+#include "longlora/ops/state_lanes.h"
 
 namespace longlora {
 namespace {
@@ -46,13 +47,16 @@ DType dtype_of(const at::Tensor& tensor) {
   fail(ErrorKind::internal, "a parameter is not of a floating dtype", "dtype_of", "report this");
 }
 
+at::Tensor on_host(const at::Tensor& tensor) { return tensor.cpu().contiguous(); }
+
 std::span<std::byte> bytes_of(const at::Tensor& tensor) {
-  LONGLORA_INVARIANT(tensor.is_contiguous());
+  LONGLORA_INVARIANT(tensor.is_contiguous() && tensor.is_cpu());
   return {static_cast<std::byte*>(tensor.data_ptr()), static_cast<size_t>(tensor.numel() * tensor.element_size())};
 }
 
 StateLanes lanes_of(const at::Tensor& tensor) {
-  const at::Tensor flat = tensor.contiguous();
+  if (!tensor.is_cpu() && tensor.is_contiguous() && tensor.nbytes() % 4 == 0) return device_state_lanes({tensor}).front();
+  const at::Tensor flat = on_host(tensor);
   const std::span<const std::byte> bytes = bytes_of(flat);
   const auto* words = reinterpret_cast<const uint32_t*>(bytes.data());
   const int64_t num_words = static_cast<int64_t>(bytes.size() / 4);
@@ -72,9 +76,16 @@ StateLanes lanes_of(const at::Tensor& tensor) {
   return total;
 }
 
+std::vector<StateLanes> lanes_of(const std::vector<at::Tensor>& tensors) {
+  if (!tensors.empty() && !tensors.front().is_cpu()) return device_state_lanes(tensors);
+  std::vector<StateLanes> lanes;
+  for (const at::Tensor& tensor : tensors) lanes.push_back(lanes_of(tensor));
+  return lanes;
+}
+
 std::optional<int64_t> first_non_finite(const at::Tensor& tensor) {
   constexpr int64_t kPiece = int64_t{1} << 20;  // an embedding can be a large part of the memory: no second one beside it
-  const at::Tensor flat = tensor.contiguous().view({-1});
+  const at::Tensor flat = on_host(tensor).view({-1});
   for (int64_t begin = 0; begin < flat.numel(); begin += kPiece) {
     const at::Tensor finite = at::isfinite(flat.narrow(0, begin, std::min(kPiece, flat.numel() - begin)));
     const auto flags = bytes_of(finite);

@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "longlora/core/dtype.h"
 #include "longlora/core/hash.h"
@@ -14,11 +15,16 @@ namespace longlora {
 at::ScalarType scalar_type(DType);
 DType dtype_of(const at::Tensor&);
 
+/// The tensor on the host and without gaps: itself where it is both, otherwise a copy.
+at::Tensor on_host(const at::Tensor&);
+
 /// The memory of a contiguous CPU tensor.
 std::span<std::byte> bytes_of(const at::Tensor&);
 
 /// State lanes over the tensor's bytes as 32-bit words (an odd last half word is padded with zero); threads share the work.
 StateLanes lanes_of(const at::Tensor&);
+/// Of several tensors on one device; a GPU computes them itself, and is waited for once.
+std::vector<StateLanes> lanes_of(const std::vector<at::Tensor>&);
 
 /// Flat index of the first element that is NaN or infinite.
 std::optional<int64_t> first_non_finite(const at::Tensor&);

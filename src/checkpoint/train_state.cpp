@@ -1,5 +1,6 @@
 #include "longlora/checkpoint/train_state.h"
 
+#include <ATen/ops/empty.h>
 #include <ATen/ops/zeros_like.h>
 #include <fmt/format.h>
 
@@ -51,7 +52,7 @@ ManifestFile write_part(const fs::path& folder, const std::string& name, const s
   }
   SafetensorsWriter writer(folder / name, std::move(declared));
   for (size_t i = 0; i < writer.order().size(); ++i) {
-    writer.write(i, bytes_of(by_name.at(writer.order()[i].name).contiguous()));
+    writer.write(i, bytes_of(on_host(by_name.at(writer.order()[i].name))));
   }
   const SafetensorsWriter::Result result = writer.finish();
   return {name, result.bytes, result.file};
@@ -78,7 +79,9 @@ void load_part(const fs::path& path, std::map<std::string, at::Tensor>& missing)
     LONGLORA_CHECK(info.dtype == DType::f32 && info.shape == tensor.sizes().vec(), data,
                    fmt::format("got {} {}, expected F32 {}", name_of(info.dtype), to_string(info.shape), to_string(tensor.sizes().vec())),
                    place, "resume with the settings of the run");
-    source->read(info, 0, bytes_of(tensor));
+    const at::Tensor values = tensor.is_cpu() ? tensor : at::empty(tensor.sizes(), tensor.options().device(at::kCPU));
+    source->read(info, 0, bytes_of(values));
+    if (!tensor.is_cpu()) found->second.copy_(values);
     missing.erase(found);
   }
   source->check_unchanged();
@@ -124,12 +127,13 @@ void load_train_tensors(const CheckpointFolder::Found& found, LlamaModel& model)
 }
 
 Digest state_digest(LlamaModel& model) {
-  Sha256 hash;
+  std::vector<at::Tensor> tensors;
   for (Parameter* parameter : model.trainable()) {
-    for (const at::Tensor* tensor : {&parameter->master, &parameter->adam_m, &parameter->adam_v}) {
-      hash.update_value((tensor->defined() ? lanes_of(*tensor) : lanes_of(at::zeros_like(parameter->master))).lane);
-    }
+    for (const at::Tensor* tensor : {&parameter->master, &parameter->adam_m, &parameter->adam_v})
+      tensors.push_back(tensor->defined() ? *tensor : at::zeros_like(parameter->master));
   }
+  Sha256 hash;
+  for (const StateLanes& lanes : lanes_of(tensors)) hash.update_value(lanes.lane);
   return hash.finish();
 }
 

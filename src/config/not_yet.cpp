@@ -31,7 +31,6 @@ void Checks::check_supported_machine() {
   if (c_.memory.policy == MemoryPolicy::checkpoint_offload) not_yet("memory.policy", "checkpoint_offload", "use checkpoint");
   if (c_.memory.halo_streaming == HaloStreaming::on || c_.memory.halo_streaming == HaloStreaming::full_host)
     not_yet("memory.halo_streaming", name_of_value(c_.memory.halo_streaming), "use off");
-  if (c_.device == DeviceKind::cuda) not_yet("device", "cuda", "use cpu");
   if (c_.dist.backend == DistBackend::tcp || c_.dist.backend == DistBackend::nccl)
     not_yet("dist.backend", name_of_value(c_.dist.backend), "use single");
   if (c_.dist.shard_weights == ShardWeights::frozen) not_yet("dist.shard_weights", "frozen", "use none");

@@ -16,15 +16,15 @@ struct Decoder::State {
   int64_t max_tokens = 0, length = 0;
   std::vector<Cache> layers;
 
-  LayerContext context(int64_t count, const std::vector<int32_t>& positions) const;
+  LayerContext context(int64_t count, const IntList& positions) const;
   void run_layer(int64_t layer, const LayerContext&, at::Tensor& x_NC);
   at::Tensor append_tile(std::span<const int32_t> ids);
 };
 
-LayerContext Decoder::State::context(int64_t count, const std::vector<int32_t>& positions) const {
+LayerContext Decoder::State::context(int64_t count, const IntList& positions) const {
   LayerContext c{.rows = 1,
                  .tokens = count,
-                 .dtype = model->dtype,
+                 .tensors = model->tensors,
                  .rope = &model->rope,
                  .positions = &positions,
                  .merge = model->merge_for(count, 0),
@@ -57,9 +57,11 @@ at::Tensor Decoder::State::append_tile(std::span<const int32_t> ids) {
   const auto count = static_cast<int64_t>(ids.size());
   std::vector<int32_t> positions;
   for (int64_t i = 0; i < count; ++i) positions.push_back(static_cast<int32_t>(length + i));
-  at::Tensor x_NC = model->stream.view({count, model->config.hidden_size}, model->dtype);
+  at::Tensor x_NC = model->stream.view({count, model->config.hidden_size}, model->tensors);
   embedding_forward(model->parameters.embedding->weight, ids, x_NC);
-  const LayerContext c = context(count, positions);
+  IntList staged = positions;
+  staged.stage(model->options.device);
+  const LayerContext c = context(count, staged);
   for (int64_t l = 0; l < model->config.num_layers; ++l) {
     model->store->prefetch(l + 1);
     run_layer(l, c, x_NC);
@@ -72,9 +74,7 @@ Decoder::Decoder(LlamaModel& model, int64_t max_tokens) : state_(std::make_uniqu
   LlamaModel::State& m = *model.state_;
   state_->model = &m;
   state_->max_tokens = max_tokens;
-  const auto cache = [&] {
-    return at::empty({1, max_tokens, m.config.num_kv_heads, m.config.head_dim}, at::TensorOptions().dtype(m.dtype));
-  };
+  const auto cache = [&] { return at::empty({1, max_tokens, m.config.num_kv_heads, m.config.head_dim}, m.tensors); };
   for (int64_t l = 0; l < m.config.num_layers; ++l) state_->layers.push_back({cache(), cache()});
   m.rope.reserve(max_tokens);
 }
@@ -93,7 +93,9 @@ at::Tensor Decoder::append(std::span<const int32_t> ids) {
   for (size_t begin = 0; begin < ids.size(); begin += tile)
     hidden_NC = s.append_tile(ids.subspan(begin, std::min(tile, ids.size() - begin)));
   const int64_t last = hidden_NC.size(0) - 1;
-  return s.model->logits_of(hidden_NC, std::span(&last, 1)).view({-1}).to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
+  return s.model->logits_of(hidden_NC, std::span<const int64_t>(&last, 1))
+      .view({-1})
+      .to(at::kCPU, at::kFloat, /*non_blocking=*/false, /*copy=*/true);
 }
 
 }  // namespace longlora

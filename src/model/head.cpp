@@ -1,15 +1,16 @@
 // Final norm, head and loss in chunks of rows: [tokens, vocabulary] never exists. Rows without a target are not computed at all.
-#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
-#include <cstring>
 
 #include "longlora/core/error.h"
+#include "longlora/ops/accelerator.h"
 #include "longlora/ops/cross_entropy.h"
 #include "longlora/ops/linear.h"
 #include "longlora/ops/rms_norm.h"
+#include "longlora/ops/rows.h"
 #include "model/state.h"
 
 namespace longlora {
@@ -27,32 +28,38 @@ std::vector<int64_t> rows_with_target(std::span<const int32_t> labels) {
   return rows;
 }
 
+std::vector<int64_t> rows_without_target(std::span<const int32_t> labels) {
+  std::vector<int64_t> rows;
+  for (size_t n = 0; n < labels.size(); ++n)
+    if (labels[n] == kIgnoredLabel) rows.push_back(static_cast<int64_t>(n));
+  return rows;
+}
+
 std::vector<int32_t> at_rows(std::span<const int32_t> values, std::span<const int64_t> rows) {
   std::vector<int32_t> result;
   for (const int64_t n : rows) result.push_back(values[static_cast<size_t>(n)]);
   return result;
 }
 
-/// to[i] = from[rows[i]], or to[rows[i]] = from[i]
-enum class Direction { gather, scatter };
-void move_rows(const at::Tensor& from, at::Tensor& to, std::span<const int64_t> rows, Direction direction) {
-  const size_t bytes = static_cast<size_t>(from.size(1)) * from.element_size();
-  const char* source = static_cast<const char*>(from.const_data_ptr());
-  char* target = static_cast<char*>(to.data_ptr());
-  at::parallel_for(0, static_cast<int64_t>(rows.size()), 64, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const auto packed = static_cast<size_t>(i), whole = static_cast<size_t>(rows[packed]);
-      const auto [s, t] = direction == Direction::gather ? std::pair(whole, packed) : std::pair(packed, whole);
-      std::memcpy(target + t * bytes, source + s * bytes, bytes);
-    }
-  });
-}
+/// The rows that have a target, and their labels, both also on the device: staged once for all chunks.
+struct Targets {
+  Targets(std::span<const int32_t> all, const at::Device& device) : rows(rows_with_target(all)), labels(at_rows(all, rows)) {
+    row_list = rows;
+    label_list = labels;
+    row_list.stage(device);
+    label_list.stage(device);
+  }
+  int64_t count() const { return row_list.size(); }
+  std::vector<int64_t> rows;
+  std::vector<int32_t> labels;
+  RowList row_list;
+  IntList label_list;
+};
 
-/// One pass over the chunks of `index`: body(rows of the chunk, position of its first row in `index`).
+/// One pass over `count` rows in chunks: body(first row, number of rows).
 template <class Body>
-void for_chunks(std::span<const int64_t> index, int64_t chunk_rows, Body&& body) {
-  for (size_t begin = 0; begin < index.size(); begin += static_cast<size_t>(chunk_rows))
-    body(index.subspan(begin, std::min(index.size() - begin, static_cast<size_t>(chunk_rows))), begin);
+void for_chunks(int64_t count, int64_t chunk_rows, Body&& body) {
+  for (int64_t first = 0; first < count; first += chunk_rows) body(first, std::min(count - first, chunk_rows));
 }
 
 }  // namespace
@@ -62,54 +69,57 @@ int64_t LlamaModel::State::loss_chunk_rows() const {
   return std::min(options.row_tile, fit >= 128 ? fit / 128 * 128 : std::max<int64_t>(1, fit));
 }
 
-at::Tensor LlamaModel::State::logits_of(const at::Tensor& hidden_NC, std::span<const int64_t> index) {
-  const auto count = static_cast<int64_t>(index.size());
-  at::Tensor x_RC = head_hidden.view({count, config.hidden_size}, dtype), n_RC = head_norm.view({count, config.hidden_size}, dtype);
-  move_rows(hidden_NC, x_RC, index, Direction::gather);
+at::Tensor LlamaModel::State::logits_of(const at::Tensor& hidden_NC, const RowList& index) {
+  const int64_t count = index.size();
+  at::Tensor x_RC = head_hidden.view({count, config.hidden_size}, tensors), n_RC = head_norm.view({count, config.hidden_size}, tensors);
+  gather_rows(hidden_NC, index, x_RC);
   rms_norm_forward(x_RC, parameters.final_norm->weight, config.rms_norm_eps, n_RC);
-  at::Tensor logits_RV = head_logits.view({count, config.vocab_size}, dtype);
-  at::mm_out(logits_RV, n_RC, parameters.head->weight.t());
+  const at::TensorOptions logits_options = options.device.is_cpu() ? tensors : tensors.dtype(at::kFloat);
+  at::Tensor logits_RV = head_logits.view({count, config.vocab_size}, logits_options);
+  wide_product(logits_RV, n_RC, parameters.head->weight.t());
   return logits_RV;
 }
 
 LossSum LlamaModel::loss_backward(at::Tensor& hidden_BTC, const at::Tensor& labels_BT, float scale) {
+  const accelerator::Range range("loss");
   State& s = *state_;
   at::Tensor hidden_NC = hidden_BTC.view({-1, s.config.hidden_size});
   const std::span<const int32_t> labels = labels_of(labels_BT, hidden_NC.size(0));
-  const std::vector<int64_t> index = rows_with_target(labels);
-  std::vector<float> nll(index.size());
+  const Targets targets(labels, s.options.device);
+  at::Tensor nll_N = at::empty({targets.count()}, s.tensors.dtype(at::kFloat));
   Parameter &head = *s.parameters.head, &norm = *s.parameters.final_norm;
-  for_chunks(index, s.loss_chunk_rows(), [&](std::span<const int64_t> rows, size_t first) {
-    at::Tensor logits_RV = s.logits_of(hidden_NC, rows);
-    cross_entropy_forward_backward(logits_RV, at_rows(labels, rows), scale, std::span(nll).subspan(first, rows.size()));
-    at::Tensor x_RC = s.head_hidden.view({static_cast<int64_t>(rows.size()), s.config.hidden_size}, s.dtype);
-    at::Tensor n_RC = s.head_norm.view(x_RC.sizes(), s.dtype);
-    if (head.trainable) accumulate_product(head.grad, logits_RV, n_RC, 1.0, s.head_product);
-    at::mm_out(n_RC, logits_RV, head.weight);  // d_norm over norm
+  for_chunks(targets.count(), s.loss_chunk_rows(), [&](int64_t first, int64_t count) {
+    const RowList rows = targets.row_list.part(first, count);
+    at::Tensor logits_RV = s.logits_of(hidden_NC, rows), nll_R = nll_N.narrow(0, first, count);
+    const at::Tensor d_logits_RV =
+        cross_entropy_forward_backward(logits_RV, targets.label_list.part(first, count), scale, s.compute_type(), nll_R);
+    at::Tensor x_RC = s.head_hidden.view({count, s.config.hidden_size}, s.tensors);
+    at::Tensor n_RC = s.head_norm.view(x_RC.sizes(), s.tensors);
+    if (head.trainable) accumulate_product(head.grad, d_logits_RV, n_RC, 1.0, s.head_product);
+    at::mm_out(n_RC, d_logits_RV, head.weight);  // d_norm over norm
     at::Tensor d_norm_C = norm.grad;
     rms_norm_backward(x_RC, norm.weight, s.config.rms_norm_eps, n_RC, n_RC, d_norm_C, Accumulate::no);
-    move_rows(n_RC, hidden_NC, rows, Direction::scatter);
+    scatter_rows(n_RC, rows, hidden_NC);
   });
-  for (size_t n = 0; n < labels.size(); ++n)
-    if (labels[n] == kIgnoredLabel) hidden_NC.select(0, static_cast<int64_t>(n)).zero_();
-  LossSum sum{.targets = static_cast<int64_t>(index.size())};
-  for (const float value : nll) sum.nll_sum += static_cast<double>(value);
-  return sum;
+  zero_rows(hidden_NC, rows_without_target(labels));
+  return sum_of(nll_N);
 }
 
 at::Tensor LlamaModel::negative_log_likelihood(const ModelInput& input) {
   State& s = *state_;
   Pass pass;
   s.open(input, State::Dropout::off, pass);
-  const std::span<const int32_t> labels = labels_of(input.labels_BT, pass.rows * pass.tokens);
+  const Targets targets(labels_of(input.labels_BT, pass.rows * pass.tokens), s.options.device);
   const at::Tensor hidden_NC = s.run_without_gradients(pass);
-  at::Tensor result_BT = at::zeros({pass.rows, pass.tokens}, at::TensorOptions().dtype(at::kFloat));
-  const std::vector<int64_t> index = rows_with_target(labels);
-  std::vector<float> nll(index.size());
-  for_chunks(index, s.loss_chunk_rows(), [&](std::span<const int64_t> rows, size_t first) {
-    cross_entropy_forward(s.logits_of(hidden_NC, rows), at_rows(labels, rows), std::span(nll).subspan(first, rows.size()));
+  at::Tensor nll_N = at::empty({targets.count()}, s.tensors.dtype(at::kFloat));
+  for_chunks(targets.count(), s.loss_chunk_rows(), [&](int64_t first, int64_t count) {
+    at::Tensor nll_R = nll_N.narrow(0, first, count);
+    cross_entropy_forward(s.logits_of(hidden_NC, targets.row_list.part(first, count)), targets.label_list.part(first, count), nll_R);
   });
-  for (size_t i = 0; i < index.size(); ++i) result_BT.data_ptr<float>()[index[i]] = nll[i];
+  const at::Tensor on_host_N = nll_N.cpu();
+  at::Tensor result_BT = at::zeros({pass.rows, pass.tokens}, at::TensorOptions().dtype(at::kFloat));
+  for (int64_t i = 0; i < targets.count(); ++i)
+    result_BT.data_ptr<float>()[targets.rows[static_cast<size_t>(i)]] = on_host_N.const_data_ptr<float>()[i];
   return result_BT;
 }
 
@@ -127,8 +137,8 @@ at::Tensor LlamaModel::logits(const ModelInput& input, std::span<const int64_t> 
       index.push_back(row * pass.tokens + position);
     }
   at::Tensor result_NV = at::empty({pass.rows * count, s.config.vocab_size}, at::TensorOptions().dtype(at::kFloat));
-  for_chunks(index, s.loss_chunk_rows(), [&](std::span<const int64_t> rows, size_t first) {
-    result_NV.narrow(0, static_cast<int64_t>(first), static_cast<int64_t>(rows.size())).copy_(s.logits_of(hidden_NC, rows));
+  for_chunks(pass.rows * count, s.loss_chunk_rows(), [&](int64_t first, int64_t rows) {
+    result_NV.narrow(0, first, rows).copy_(s.logits_of(hidden_NC, RowList(index).part(first, rows)));
   });
   return result_NV.view({pass.rows, count, s.config.vocab_size});
 }

@@ -1,5 +1,6 @@
 #include "model/layer.h"
 
+#include "longlora/ops/accelerator.h"
 #include "longlora/ops/rms_norm.h"
 #include "longlora/ops/swiglu.h"
 
@@ -24,6 +25,7 @@ Layer::Layer(const ModelConfig& config)
       eps_(config.rms_norm_eps) {}
 
 void Layer::forward(const LayerWeights& weights, const LayerContext& c, LayerActivations& a, at::Tensor& y_NC) const {
+  const accelerator::Range range("layer forward");
   const Prepared w = prepare(weights, c);
   for (const RowTile tile : *c.tiles) {
     at::Tensor qkv_RE = rows_of(a.qkv_NE, tile);
@@ -41,6 +43,7 @@ void Layer::forward(const LayerWeights& weights, const LayerContext& c, LayerAct
 }
 
 void Layer::backward(const LayerWeights& weights, const LayerContext& c, LayerActivations& a, at::Tensor& d_NC, WantInput want) const {
+  const accelerator::Range range("layer backward");
   const Prepared w = prepare(weights, c);
   restore_attention(w, c, a);  // same functions, same bits
   for (auto tile = c.tiles->rbegin(); tile != c.tiles->rend(); ++tile) {
@@ -130,18 +133,18 @@ void Layer::mlp_backward(const Prepared& w, const LayerContext& c, RowTile tile,
   linear_backward(w.gate_up, call, n_RC, gate_up_RG, d_n_RC);
   rms_norm_backward(h_RC, norm2.weight_C, eps_, d_n_RC, d_RC, d_norm2_C);
 
-  at::Tensor d_o_RQ = rows_of(c.work->d_o.view({c.rows * c.tokens, num_heads_ * head_dim_}, c.dtype), tile);
+  at::Tensor d_o_RQ = rows_of(c.work->d_o.view({c.rows * c.tokens, num_heads_ * head_dim_}, c.tensors), tile);
   linear_backward(w.o, call, o_RQ, d_RC, d_o_RQ);
 }
 
 void Layer::attention_backward(const LayerContext& c, LayerActivations& a) const {
   const int64_t rows = c.rows * c.tokens;
-  const at::Tensor d_kv_NX = c.work->d_kv.view({rows, 2 * num_kv_heads_ * head_dim_}, c.dtype);
-  const at::Tensor q_BTHD = query(a.qkv_NE, c.rows, c.tokens), d_o_NQ = c.work->d_o.view({rows, num_heads_ * head_dim_}, c.dtype);
+  const at::Tensor d_kv_NX = c.work->d_kv.view({rows, 2 * num_kv_heads_ * head_dim_}, c.tensors);
+  const at::Tensor q_BTHD = query(a.qkv_NE, c.rows, c.tokens), d_o_NQ = c.work->d_o.view({rows, num_heads_ * head_dim_}, c.tensors);
   at::Tensor d_q_BTHD = q_BTHD;  // d_q over q: attention finishes with q first
   at::Tensor d_k_BTKD = heads(d_kv_NX, c.rows, c.tokens, 0, num_kv_heads_),
              d_v_BTKD = heads(d_kv_NX, c.rows, c.tokens, num_kv_heads_, num_kv_heads_);
-  at::Tensor delta = c.work->delta.view({attention_workspace_elements(c.rows, c.tokens, num_heads_)}, at::kFloat);
+  at::Tensor delta = c.work->delta.view({attention_workspace_elements(c.rows, c.tokens, num_heads_)}, c.tensors.dtype(at::kFloat));
   s2_attention_backward(c.layout, q_BTHD, key(a.qkv_NE, c.rows, c.tokens), value(a.qkv_NE, c.rows, c.tokens),
                         heads(a.o_NQ, c.rows, c.tokens, 0, num_heads_), a.lse_BHT, heads(d_o_NQ, c.rows, c.tokens, 0, num_heads_), d_q_BTHD,
                         d_k_BTKD, d_v_BTKD, delta);
@@ -152,7 +155,7 @@ void Layer::qkv_backward(const Prepared& w, const LayerContext& c, RowTile tile,
   at::Tensor d_qkv_RE = rows_of(a.qkv_NE, tile);
   const at::Tensor all_RHD = d_qkv_RE.view({tile.rows(), -1, head_dim_});
   const at::Tensor d_kv_RXD =
-      rows_of(c.work->d_kv.view({c.rows * c.tokens, 2 * num_kv_heads_ * head_dim_}, c.dtype), tile).view({tile.rows(), -1, head_dim_});
+      rows_of(c.work->d_kv.view({c.rows * c.tokens, 2 * num_kv_heads_ * head_dim_}, c.tensors), tile).view({tile.rows(), -1, head_dim_});
   at::Tensor d_q_RHD = all_RHD.narrow(1, 0, num_heads_), d_k_RKD = all_RHD.narrow(1, num_heads_, num_kv_heads_);
   rope_backward(*c.rope, *c.positions, tile.begin, d_q_RHD, d_q_RHD);
   rope_backward(*c.rope, *c.positions, tile.begin, d_kv_RXD.narrow(1, 0, num_kv_heads_), d_k_RKD);

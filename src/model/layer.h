@@ -12,6 +12,7 @@
 #include "longlora/model/llama.h"
 #include "longlora/ops/attention.h"
 #include "longlora/ops/buffer.h"
+#include "longlora/ops/host_list.h"
 #include "longlora/ops/linear.h"
 #include "longlora/ops/rope.h"
 #include "model/layer_store.h"
@@ -44,10 +45,10 @@ struct LayerActivations {
 /// What is the same for all layers of a pass, and the layer's number.
 struct LayerContext {
   int64_t rows = 0, tokens = 0;  // B, T
-  at::ScalarType dtype = at::kFloat;
+  at::TensorOptions tensors;     // of activations: compute dtype, device
   const std::vector<RowTile>* tiles = nullptr;
   const RopeTable* rope = nullptr;
-  const std::vector<int32_t>* positions = nullptr;
+  const IntList* positions = nullptr;
   AttentionLayout layout;  // num_plain is this layer's
   Merge merge = Merge::no;
   LoraDropout dropout;  // layer is this layer's

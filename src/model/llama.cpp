@@ -2,6 +2,7 @@
 
 #include "longlora/config/run_plan.h"
 #include "longlora/core/error.h"
+#include "longlora/ops/accelerator.h"
 #include "longlora/ops/embedding.h"
 #include "model/state.h"
 
@@ -30,7 +31,7 @@ LlamaModel::State::State(const ModelConfig& c, RopeTable table, const ModelOptio
       store(std::make_unique<ResidentStore>(parameters.weights)),
       rope(std::move(table)),
       policies(static_cast<size_t>(c.num_layers), KeepPolicy::save_all),
-      dtype(o.compute == ComputeType::bf16 ? at::kBFloat16 : at::kFloat) {}
+      tensors(at::TensorOptions().dtype(o.compute == ComputeType::bf16 ? at::kBFloat16 : at::kFloat).device(o.device)) {}
 
 LlamaModel::LlamaModel(const ModelConfig& config, const RopeScaling& rope, int64_t rope_max_position, int64_t rope_sequence_length,
                        const ModelOptions& options)
@@ -67,7 +68,10 @@ void LlamaModel::State::open(const ModelInput& input, Dropout dropout, Pass& pas
   pass.rows = input.ids_BT.size(0);
   pass.tokens = input.ids_BT.size(1);
   pass.ids = as_span(input.ids_BT);
-  pass.positions = token_positions(pass.rows, pass.tokens, input.document_starts);
+  pass.position_values = token_positions(pass.rows, pass.tokens, input.document_starts);
+  pass.positions = pass.position_values;
+  pass.ids.stage(options.device);
+  pass.positions.stage(options.device);
   pass.tiles = row_tiles(pass.rows, pass.tokens, attention.kind, attention.group, options.row_tile);
   rope.reserve(pass.tokens);
 
@@ -75,12 +79,14 @@ void LlamaModel::State::open(const ModelInput& input, Dropout dropout, Pass& pas
   const double drop = dropout == Dropout::on && options.tuning.mode == TuningMode::lora ? options.tuning.lora.drop_probability : 0.0;
   c = {.rows = pass.rows,
        .tokens = pass.tokens,
-       .dtype = dtype,
+       .tensors = tensors,
        .tiles = &pass.tiles,
        .rope = &rope,
        .positions = &pass.positions,
        .work = &work};
   c.layout = {.kind = attention.kind, .tokens = pass.tokens, .group = attention.group, .document_starts = input.document_starts};
+  if (!input.document_starts.empty())
+    c.layout.document_bounds = upload(std::span<const int32_t>(document_bounds(pass.tokens, input.document_starts)), options.device);
   c.merge = merge_for(pass.rows * pass.tokens, drop);
   c.dropout = {.drop_probability = drop, .seed = options.seed, .step = input.step, .tokens = pass.tokens, .global_rows = input.global_rows};
   if (input.global_rows.empty())
@@ -89,7 +95,7 @@ void LlamaModel::State::open(const ModelInput& input, Dropout dropout, Pass& pas
 
 Merge LlamaModel::State::merge_for(int64_t rows, double drop_probability) const {
   constexpr int64_t kMergeRows = 128;
-  return dtype == at::kFloat && drop_probability == 0 && rows >= kMergeRows ? Merge::yes : Merge::no;
+  return options.compute == ComputeType::fp32 && drop_probability == 0 && rows >= kMergeRows ? Merge::yes : Merge::no;
 }
 
 LayerContext LlamaModel::State::context_of(const Pass& pass, int64_t layer) const {
@@ -100,6 +106,7 @@ LayerContext LlamaModel::State::context_of(const Pass& pass, int64_t layer) cons
 }
 
 at::Tensor LlamaModel::forward(const ModelInput& input, SavedActivations& saved) {
+  const accelerator::Range range("forward");
   State& s = *state_;
   Pass pass;
   s.open(input, State::Dropout::on, pass);
@@ -108,7 +115,7 @@ at::Tensor LlamaModel::forward(const ModelInput& input, SavedActivations& saved)
   kept.resize(static_cast<size_t>(num_layers));
   const auto x_of = [&](int64_t layer) {
     Buffer& buffer = layer < num_layers ? kept[static_cast<size_t>(layer)].x : saved.layers->hidden;
-    return buffer.view({pass.rows * pass.tokens, s.config.hidden_size}, s.dtype);
+    return buffer.view({pass.rows * pass.tokens, s.config.hidden_size}, s.tensors);
   };
   at::Tensor x_NC = x_of(0);
   embedding_forward(s.parameters.embedding->weight, pass.ids, x_NC);
@@ -126,6 +133,7 @@ at::Tensor LlamaModel::forward(const ModelInput& input, SavedActivations& saved)
 }
 
 void LlamaModel::backward(at::Tensor d_hidden_BTC, const ModelInput& input, SavedActivations& saved) {
+  const accelerator::Range range("backward");
   State& s = *state_;
   Pass pass;
   s.open(input, State::Dropout::on, pass);
@@ -143,7 +151,7 @@ void LlamaModel::backward(at::Tensor d_hidden_BTC, const ModelInput& input, Save
 }
 
 at::Tensor LlamaModel::State::run_without_gradients(const Pass& pass) {
-  at::Tensor x_NC = stream.view({pass.rows * pass.tokens, config.hidden_size}, dtype);
+  at::Tensor x_NC = stream.view({pass.rows * pass.tokens, config.hidden_size}, tensors);
   embedding_forward(parameters.embedding->weight, pass.ids, x_NC);
   LayerBuffers nothing;
   for (int64_t l = 0; l < config.num_layers; ++l) {

@@ -18,11 +18,12 @@ struct Block {
   at::Tensor weight, master, grad;  // master and grad undefined when frozen
 
   Block() = default;
-  Block(at::IntArrayRef sizes, at::ScalarType compute, bool trainable) {
-    weight = at::empty(sizes, at::TensorOptions().dtype(compute));
+  Block(at::IntArrayRef sizes, const at::TensorOptions& compute, bool trainable) {
+    weight = at::empty(sizes, compute);
     if (!trainable) return;
-    master = compute == at::kFloat ? weight : at::empty(sizes, at::TensorOptions().dtype(at::kFloat));
-    grad = at::zeros(sizes, at::TensorOptions().dtype(at::kFloat));
+    const at::TensorOptions fp32 = compute.dtype(at::kFloat);
+    master = weight.scalar_type() == at::kFloat ? weight : at::empty(sizes, fp32);
+    grad = at::zeros(sizes, fp32);
   }
   Block rows(int64_t begin, int64_t count) const {
     Block part;
@@ -74,7 +75,7 @@ bool is_trainable(Role role, const TrainConfig::Tuning& t) {
 class Builder {
  public:
   Builder(const ModelConfig& config, const ModelOptions& options, ParameterSet& set) : config_(config), options_(options), set_(set) {
-    compute_ = options.compute == ComputeType::bf16 ? at::kBFloat16 : at::kFloat;
+    compute_ = at::TensorOptions().dtype(options.compute == ComputeType::bf16 ? at::kBFloat16 : at::kFloat).device(options.device);
   }
 
   void run() {
@@ -163,7 +164,7 @@ class Builder {
   const ModelConfig& config_;
   const ModelOptions& options_;
   ParameterSet& set_;
-  at::ScalarType compute_;
+  at::TensorOptions compute_;
   std::array<Block, kGroups> weights_, adapters_;  // of the open layer
   std::array<int64_t, kGroups> next_row_{};
 };

@@ -23,8 +23,8 @@ struct SavedActivations::Layers {
 /// One micro-batch, checked: what every layer's context is made from.
 struct Pass {
   int64_t rows = 0, tokens = 0;
-  std::span<const int32_t> ids;
-  std::vector<int32_t> positions;
+  IntList ids, positions;  // staged on the device
+  std::vector<int32_t> position_values;
   std::vector<RowTile> tiles;
   LayerContext context;  // of layer 0
 };
@@ -42,7 +42,7 @@ struct LlamaModel::State {
   LayerWorkspace work;
   Buffer stream;  // hidden state of passes that keep nothing
   Buffer head_hidden, head_norm, head_logits, head_product;
-  at::ScalarType dtype;
+  at::TensorOptions tensors;  // of activations: compute dtype, device
 
   enum class Dropout { off, on };
   /// Checks shapes and builds the pass. `pass` must not move afterwards: contexts point into it.
@@ -50,9 +50,10 @@ struct LlamaModel::State {
   LayerContext context_of(const Pass&, int64_t layer) const;
   /// Embedding and layers without keeping anything: [N, C] in `stream`.
   at::Tensor run_without_gradients(const Pass&);
-  /// fp32 or bf16 logits of rows `index` of hidden_NC (normalised into head_norm), in head_logits.
-  at::Tensor logits_of(const at::Tensor& hidden_NC, std::span<const int64_t> index);
+  /// Logits of rows `index` of hidden_NC (normalised into head_norm), in head_logits: in the compute dtype on the CPU, fp32 on a device.
+  at::Tensor logits_of(const at::Tensor& hidden_NC, const RowList& index);
   int64_t loss_chunk_rows() const;
+  at::ScalarType compute_type() const { return c10::typeMetaToScalarType(tensors.dtype()); }
   /// Merged adapters pay from 128 rows on; in bf16 they would round small updates away, with dropout they are not linear.
   Merge merge_for(int64_t rows, double drop_probability) const;
 };

@@ -12,6 +12,7 @@
 
 #include "attention_backward_pair.h"
 #include "attention_tasks.h"
+#include "ops/dispatch.h"
 
 namespace longlora {
 namespace attention {
@@ -235,6 +236,12 @@ void s2_attention_backward(const AttentionLayout& layout, const at::Tensor& q_BT
                      d_k_BTKD.sizes() == k_BTKD.sizes());
   LONGLORA_INVARIANT(workspace.scalar_type() == at::kFloat && workspace.is_contiguous() &&
                      workspace.numel() >= attention_workspace_elements(q_BTHD.size(0), q_BTHD.size(1), q_BTHD.size(2)));
+  if constexpr (kWithKernels) {
+    if (!q_BTHD.is_cpu())
+      return device::s2_attention_backward(layout, q_BTHD, k_BTKD, v_BTKD, o_BTHD, lse_BHT, d_o_BTHD, d_q_BTHD, d_k_BTKD, d_v_BTKD,
+                                           workspace);
+  }
+  require_host(q_BTHD, "s2_attention_backward");
   const Pattern pattern(layout, q_BTHD.size(2), k_BTKD.size(2));
   const double scale = 1.0 / std::sqrt(static_cast<double>(q_BTHD.size(3)));
   const BackwardCall call{pattern,

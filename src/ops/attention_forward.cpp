@@ -10,6 +10,7 @@
 
 #include "attention_tasks.h"
 #include "attention_tile.h"
+#include "ops/dispatch.h"
 
 namespace longlora {
 namespace attention {
@@ -250,6 +251,10 @@ void s2_attention_forward(const AttentionLayout& layout, const at::Tensor& q_BTH
                           at::Tensor& o_BTHD, at::Tensor& lse_BHT) {
   using namespace attention;
   check_call(layout, q_BTHD, k_BTKD, v_BTKD, o_BTHD, lse_BHT);
+  if constexpr (kWithKernels) {
+    if (!q_BTHD.is_cpu()) return device::s2_attention_forward(layout, q_BTHD, k_BTKD, v_BTKD, o_BTHD, lse_BHT);
+  }
+  require_host(q_BTHD, "s2_attention_forward");
   const Pattern pattern(layout, q_BTHD.size(2), k_BTKD.size(2));
   const double scale = 1.0 / std::sqrt(static_cast<double>(q_BTHD.size(3)));
   const ForwardCall call{pattern,

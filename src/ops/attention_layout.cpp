@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include "attention_pattern.h"
+#include "ops/dispatch.h"
 
 namespace longlora {
 namespace {
@@ -43,6 +44,28 @@ void check_layout(const AttentionLayout& layout, int64_t num_heads, int64_t num_
   bool has_documents = false;
   for (const std::vector<int64_t>& starts : layout.document_starts) has_documents |= starts.size() > 1;
   LONGLORA_CHECK(!has_documents, config, "s2_wrap cannot separate documents in a row", "attention.kind", "use attention.kind: s2");
+}
+
+std::vector<int32_t> document_bounds(int64_t tokens, const std::vector<std::vector<int64_t>>& document_starts) {
+  const size_t half = document_starts.size() * static_cast<size_t>(tokens);
+  std::vector<int32_t> bounds(2 * half);
+  for (size_t row = 0; row < document_starts.size(); ++row) {
+    const std::vector<int64_t>& starts = document_starts[row];
+    int32_t *begins = bounds.data() + row * static_cast<size_t>(tokens), *ends = begins + half;
+    for (size_t d = 0; d < std::max<size_t>(1, starts.size()); ++d) {
+      const int64_t begin = starts.empty() ? 0 : starts[d], end = d + 1 < starts.size() ? starts[d + 1] : tokens;
+      std::fill(begins + begin, begins + end, static_cast<int32_t>(begin));
+      std::fill(ends + begin, ends + end, static_cast<int32_t>(end));
+    }
+  }
+  return bounds;
+}
+
+std::string attention_variant(const at::Device& device, at::ScalarType type, int64_t head_size) {
+  if constexpr (kWithKernels) {
+    if (!device.is_cpu()) return device::attention_kernel(type, head_size);
+  }
+  return "cpu";
 }
 
 int64_t attention_workspace_elements(int64_t rows, int64_t tokens, int64_t num_heads) { return rows * tokens * num_heads; }

@@ -5,11 +5,12 @@
 
 namespace longlora {
 
-at::Tensor Buffer::view(at::IntArrayRef sizes, at::ScalarType type) {
+at::Tensor Buffer::view(at::IntArrayRef sizes, const at::TensorOptions& options) {
+  const at::ScalarType type = c10::typeMetaToScalarType(options.dtype());
   const int64_t bytes = c10::multiply_integers(sizes) * static_cast<int64_t>(c10::elementSize(type));
-  if (bytes > this->bytes()) {
+  if (bytes > this->bytes() || (flat_.defined() && flat_.device() != options.device())) {
     flat_ = at::Tensor();  // free before allocating: the two never coexist
-    flat_ = at::empty({bytes}, at::TensorOptions().dtype(at::kByte));
+    flat_ = at::empty({bytes}, at::TensorOptions().dtype(at::kByte).device(options.device()));
   }
   return flat_.narrow(0, 0, bytes).view(type).view(sizes);
 }

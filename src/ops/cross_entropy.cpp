@@ -1,6 +1,7 @@
 #include "longlora/ops/cross_entropy.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/add.h>
 
 #include "longlora/ops/vector_math.h"
 #include "ops/dispatch.h"
@@ -60,9 +61,18 @@ float row_loss(T* x, int32_t label, float scale, int64_t width, Gradient gradien
   return nll;
 }
 
+void check_labels(std::span<const int32_t> labels, int64_t vocabulary) {
+  for (const int32_t label : labels) check_label(label, vocabulary);
+}
+
+std::span<float> values_of(at::Tensor& nll_N) {
+  require_host(nll_N, "cross_entropy");
+  return {nll_N.data_ptr<float>(), static_cast<size_t>(nll_N.numel())};
+}
+
 void all_rows(const at::Tensor& logits_NV, std::span<const int32_t> labels, float scale, std::span<float> nll, Gradient gradient) {
   const int64_t rows = logits_NV.size(0), width = logits_NV.size(1);
-  for (int64_t n = 0; n < rows; ++n) check_label(labels[static_cast<size_t>(n)], width);
+  check_labels(labels.first(static_cast<size_t>(rows)), width);
   with_element_type(logits_NV, [&]<class T>(T) {
     T* logits = logits_NV.data_ptr<T>();
     at::parallel_for(0, rows, row_grain(width), [&](int64_t begin, int64_t end) {
@@ -80,6 +90,54 @@ void cross_entropy_forward(const at::Tensor& logits_NV, std::span<const int32_t>
 
 void cross_entropy_forward_backward(at::Tensor& logits_NV, std::span<const int32_t> labels, float scale, std::span<float> nll) {
   all_rows(logits_NV, labels, scale, nll, Gradient::yes);
+}
+
+void cross_entropy_forward(const at::Tensor& logits_NV, const IntList& labels, at::Tensor& nll_N) {
+  if constexpr (kWithKernels) {
+    if (!logits_NV.is_cpu()) {
+      check_labels(labels.host(), logits_NV.size(1));
+      return device::cross_entropy_forward(logits_NV, labels, nll_N);
+    }
+  }
+  all_rows(logits_NV, labels.host(), 0, values_of(nll_N), Gradient::no);
+}
+
+at::Tensor cross_entropy_forward_backward(at::Tensor& logits_NV, const IntList& labels, float scale, at::ScalarType d_type,
+                                          at::Tensor& nll_N) {
+  if constexpr (kWithKernels) {
+    if (!logits_NV.is_cpu()) {
+      check_labels(labels.host(), logits_NV.size(1));
+      return device::cross_entropy_forward_backward(logits_NV, labels, scale, d_type, nll_N);
+    }
+  }
+  LONGLORA_INVARIANT(d_type == logits_NV.scalar_type());
+  all_rows(logits_NV, labels.host(), scale, values_of(nll_N), Gradient::yes);
+  return logits_NV;
+}
+
+LossSum sum_of(const at::Tensor& nll_N) {
+  LossSum sum{.targets = nll_N.numel()};
+  if constexpr (kWithKernels) {
+    if (!nll_N.is_cpu()) {
+      sum.pending = device::sum_of(nll_N);
+      return sum;
+    }
+  }
+  at::Tensor values = nll_N;
+  for (const float value : values_of(values)) sum.nll_sum += static_cast<double>(value);
+  return sum;
+}
+
+LossSum operator+(const LossSum& left, const LossSum& right) {
+  LossSum sum{.nll_sum = left.nll_sum + right.nll_sum, .targets = left.targets + right.targets};
+  if (left.pending.defined() || right.pending.defined()) sum.pending = at::add(left.pending, right.pending);
+  return sum;
+}
+
+void settle(LossSum& sum) {
+  if (!sum.pending.defined()) return;
+  sum.nll_sum += sum.pending.item<double>();
+  sum.pending = at::Tensor();
 }
 
 }  // namespace longlora

@@ -1,5 +1,6 @@
 #pragma once
-// Calls a function with a value of the element type of a tensor: fp32 or bf16, the two compute types of the CPU.
+// Where an operation runs: CPU tensors take the code beside the operation, all others the kernels (ops/device), if this build has them.
+// On the CPU a function is called with a value of the element type of a tensor: fp32 or bf16.
 #include <ATen/core/Tensor.h>
 #include <c10/util/BFloat16.h>
 
@@ -7,11 +8,24 @@
 #include <utility>
 
 #include "longlora/core/error.h"
+#include "ops/device/device_ops.h"
 
 namespace longlora {
 
+#ifdef LONGLORA_KERNELS
+inline constexpr bool kWithKernels = true;
+#else
+inline constexpr bool kWithKernels = false;
+#endif
+
+/// Throws unless host code can read the tensor.
+void require_host(const at::Tensor&, const char* operation);
+/// Throws unless the tensor is on a device and this build has kernels.
+void require_kernels(const at::Tensor&, const char* operation);
+
 template <class F>
 void with_element_type(const at::Tensor& t, F&& f) {
+  require_host(t, "an operation of the CPU");
   if (t.scalar_type() == at::kFloat) return f(float{});
   if (t.scalar_type() == at::kBFloat16) return f(c10::BFloat16{});
   fail(ErrorKind::internal, std::string("element type ") + c10::toString(t.scalar_type()) + ", expected fp32 or bf16", "ops",

@@ -7,12 +7,16 @@
 
 namespace longlora {
 
-void embedding_forward(const at::Tensor& weight_VC, std::span<const int32_t> ids, at::Tensor& x_NC) {
+void embedding_forward(const at::Tensor& weight_VC, const IntList& list, at::Tensor& x_NC) {
+  const std::span<const int32_t> ids = list.host();
   const int64_t vocabulary = weight_VC.size(0), width = weight_VC.size(1);
   for (size_t n = 0; n < ids.size(); ++n)
     LONGLORA_CHECK(ids[n] >= 0 && ids[n] < vocabulary, data,
                    "token id " + std::to_string(ids[n]) + ", expected 0 to " + std::to_string(vocabulary - 1), "token " + std::to_string(n),
                    "tokenise the data with this model's tokenizer");
+  if constexpr (kWithKernels) {
+    if (!x_NC.is_cpu()) return device::embedding_forward(weight_VC, list, x_NC);
+  }
   with_element_type(weight_VC, [&]<class T>(T) {
     const T* weight = weight_VC.const_data_ptr<T>();
     T* x = x_NC.data_ptr<T>();
@@ -24,7 +28,11 @@ void embedding_forward(const at::Tensor& weight_VC, std::span<const int32_t> ids
   });
 }
 
-void embedding_backward(std::span<const int32_t> ids, const at::Tensor& d_x_NC, at::Tensor& d_weight_VC) {
+void embedding_backward(const IntList& list, const at::Tensor& d_x_NC, at::Tensor& d_weight_VC) {
+  if constexpr (kWithKernels) {
+    if (!d_x_NC.is_cpu()) return device::embedding_backward(list, d_x_NC, d_weight_VC);
+  }
+  const std::span<const int32_t> ids = list.host();
   constexpr int64_t kColumns = 64;  // a thread's share is a multiple of whole cache lines
   const int64_t width = d_x_NC.size(1), num_slices = (width + kColumns - 1) / kColumns;
   float* d_weight = d_weight_VC.data_ptr<float>();

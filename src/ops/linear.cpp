@@ -24,6 +24,11 @@ void product(at::Tensor& out, const at::Tensor& left, const at::Tensor& right, A
   }
 }
 
+/// Of a product that is added to an fp32 gradient: only a device can leave it in fp32.
+at::TensorOptions gradient_options(const at::Tensor& factor) {
+  return factor.is_cpu() ? factor.options() : factor.options().dtype(at::kFloat);
+}
+
 /// One Philox block gives the fate of four neighbouring elements.
 class KeepMask {
  public:
@@ -55,14 +60,14 @@ at::Tensor part_columns(const at::Tensor& stacked_NR, const Linear& linear, size
 /// drop(x) of one part, or x itself
 at::Tensor lora_input(const LinearCall& call, const LoraPart& part, const at::Tensor& x_NI) {
   if (!drops(call)) return x_NI;
-  at::Tensor dropped = call.scratch.dropped.view(x_NI.sizes(), x_NI.scalar_type());
+  at::Tensor dropped = call.scratch.dropped.view(x_NI.sizes(), x_NI.options());
   apply_dropout(*call.dropout, part.site, call.first_row, x_NI, dropped, Accumulate::no);
   return dropped;
 }
 
 /// [rows, parts * r]: drop(x) A^T. Without dropout all parts share x and are one product.
 at::Tensor low_rank_forward(const Linear& linear, const LinearCall& call, const at::Tensor& x_NI) {
-  at::Tensor u_NR = call.scratch.low_rank.view({x_NI.size(0), linear.a_RI.size(0)}, x_NI.scalar_type());
+  at::Tensor u_NR = call.scratch.low_rank.view({x_NI.size(0), linear.a_RI.size(0)}, x_NI.options());
   if (!drops(call)) {
     at::mm_out(u_NR, x_NI, linear.a_RI.t());
     return u_NR;
@@ -78,8 +83,8 @@ void add_b_gradients(const Linear& linear, const LinearCall& call, const at::Ten
   for (size_t i = 0; i < linear.parts.size(); ++i) {
     const LoraPart& part = linear.parts[i];
     // [r, O] and its transpose: a product with O columns is several times faster than one with r columns.
-    at::Tensor d_bt_RO = call.scratch.product.view({linear.rank(), part.end - part.begin}, d_y_NO.scalar_type());
-    at::mm_out(d_bt_RO, part_columns(u_NR, linear, i).t(), d_y_NO.narrow(1, part.begin, part.end - part.begin));
+    at::Tensor d_bt_RO = call.scratch.product.view({linear.rank(), part.end - part.begin}, gradient_options(d_y_NO));
+    wide_product(d_bt_RO, part_columns(u_NR, linear, i).t(), d_y_NO.narrow(1, part.begin, part.end - part.begin));
     at::Tensor d_b = part.d_b_OR;
     d_b.add_(d_bt_RO.t(), linear.scale);
   }
@@ -97,7 +102,7 @@ void add_a_gradients(const Linear& linear, const LinearCall& call, const at::Ten
 /// Adds both adapters' gradients; returns s d_y B, [rows, parts * r].
 at::Tensor lora_gradients(const Linear& linear, const LinearCall& call, const at::Tensor& x_NI, const at::Tensor& d_y_NO) {
   const at::Tensor u_NR = low_rank_forward(linear, call, x_NI);
-  at::Tensor t_NR = call.scratch.d_low_rank.view(u_NR.sizes(), u_NR.scalar_type());
+  at::Tensor t_NR = call.scratch.d_low_rank.view(u_NR.sizes(), u_NR.options());
   for (size_t i = 0; i < linear.parts.size(); ++i) {
     const LoraPart& part = linear.parts[i];
     at::Tensor t = part_columns(t_NR, linear, i);
@@ -110,7 +115,7 @@ at::Tensor lora_gradients(const Linear& linear, const LinearCall& call, const at
 
 void add_low_rank_input_gradient(const Linear& linear, const LinearCall& call, const at::Tensor& t_NR, at::Tensor& d_x_NI) {
   if (!drops(call)) return product(d_x_NI, t_NR, linear.a_RI, Accumulate::yes);
-  at::Tensor d_dropped = call.scratch.dropped.view(d_x_NI.sizes(), d_x_NI.scalar_type());
+  at::Tensor d_dropped = call.scratch.dropped.view(d_x_NI.sizes(), d_x_NI.options());
   for (size_t i = 0; i < linear.parts.size(); ++i) {
     at::mm_out(d_dropped, part_columns(t_NR, linear, i), part_rows(linear.a_RI, linear, i));
     apply_dropout(*call.dropout, linear.parts[i].site, call.first_row, d_dropped, d_x_NI, Accumulate::yes);
@@ -143,7 +148,7 @@ void apply_dropout(const LoraDropout& dropout, uint8_t site, int64_t first_row, 
 
 PreparedLinear prepare(const Linear& linear, const at::Tensor& weight_OI, Merge merge, Buffer& storage) {
   if (!linear.has_lora() || merge == Merge::no) return {&linear, weight_OI, false};
-  at::Tensor merged_OI = storage.view(weight_OI.sizes(), weight_OI.scalar_type());
+  at::Tensor merged_OI = storage.view(weight_OI.sizes(), weight_OI.options());
   merged_OI.copy_(weight_OI);
   for (size_t i = 0; i < linear.parts.size(); ++i) {
     const LoraPart& part = linear.parts[i];
@@ -184,9 +189,16 @@ void accumulate_product(at::Tensor& g_OI, const at::Tensor& left_NO, const at::T
     at::addmm_out(g_OI, g_OI, left_NO.t(), right_NI, 1.0, scale);
     return;
   }
-  at::Tensor rounded_OI = product_storage.view(g_OI.sizes(), left_NO.scalar_type());
-  at::mm_out(rounded_OI, left_NO.t(), right_NI);
-  g_OI.add_(rounded_OI, scale);
+  at::Tensor product_OI = product_storage.view(g_OI.sizes(), gradient_options(left_NO));
+  wide_product(product_OI, left_NO.t(), right_NI);
+  g_OI.add_(product_OI, scale);
+}
+
+void wide_product(at::Tensor& out, const at::Tensor& left, const at::Tensor& right) {
+  if (out.scalar_type() == left.scalar_type())
+    at::mm_out(out, left, right);
+  else
+    at::mm_out(out, left, right, out.scalar_type());
 }
 
 }  // namespace longlora

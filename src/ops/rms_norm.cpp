@@ -66,6 +66,9 @@ void add_blocks(const std::vector<float>& partial, int64_t num_blocks, int64_t w
 }  // namespace
 
 void rms_norm_forward(const at::Tensor& x_NC, const at::Tensor& weight_C, double eps, at::Tensor& y_NC) {
+  if constexpr (kWithKernels) {
+    if (!x_NC.is_cpu()) return device::rms_norm_forward(x_NC, weight_C, eps, y_NC);
+  }
   const int64_t rows = x_NC.size(0), width = x_NC.size(1);
   with_element_type(x_NC, [&]<class T>(T) {
     const T *x = x_NC.const_data_ptr<T>(), *weight = weight_C.const_data_ptr<T>();
@@ -78,6 +81,9 @@ void rms_norm_forward(const at::Tensor& x_NC, const at::Tensor& weight_C, double
 
 void rms_norm_backward(const at::Tensor& x_NC, const at::Tensor& weight_C, double eps, const at::Tensor& d_y_NC, at::Tensor& d_x_NC,
                        at::Tensor& d_weight_C, Accumulate accumulate) {
+  if constexpr (kWithKernels) {
+    if (!x_NC.is_cpu()) return device::rms_norm_backward(x_NC, weight_C, eps, d_y_NC, d_x_NC, d_weight_C, accumulate);
+  }
   const int64_t rows = x_NC.size(0), width = x_NC.size(1);
   const int64_t num_blocks = (rows + kRowsPerBlock - 1) / kRowsPerBlock;
   static thread_local std::vector<float> partial;  // kept: no allocation in later calls

@@ -1,6 +1,8 @@
 #include "longlora/ops/rope.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
 
 #include "longlora/ops/vector_math.h"
 #include "ops/dispatch.h"
@@ -20,10 +22,15 @@ void rotate(const T* x, T* y, const float* cosines, const float* sines, float si
   });
 }
 
-void rotate_all(const RopeTable& table, const std::vector<int32_t>& positions, int64_t first_row, const at::Tensor& x_NHD,
-                at::Tensor& y_NHD, float sine_sign) {
+void rotate_all(const RopeTable& table, const IntList& list, int64_t first_row, const at::Tensor& x_NHD, at::Tensor& y_NHD,
+                float sine_sign) {
+  const std::span<const int32_t> positions = list.host();
   const int64_t rows = x_NHD.size(0), heads = x_NHD.size(1), half = table.half();
   LONGLORA_INVARIANT(x_NHD.size(2) == 2 * half && first_row + rows <= static_cast<int64_t>(positions.size()));
+  if constexpr (kWithKernels) {
+    const auto rotation = sine_sign > 0 ? device::Rotation::forward : device::Rotation::backward;
+    if (!x_NHD.is_cpu()) return device::rotate(table, list, first_row, x_NHD, y_NHD, rotation);
+  }
   with_element_type(x_NHD, [&]<class T>(T) {
     const T* x = x_NHD.const_data_ptr<T>();
     T* y = y_NHD.data_ptr<T>();
@@ -59,12 +66,19 @@ void RopeTable::reserve(int64_t count) {
   });
 }
 
-void rope_forward(const RopeTable& table, const std::vector<int32_t>& positions, int64_t first_row, at::Tensor& x_NHD) {
+at::Tensor RopeTable::on(const at::Device& device) const {
+  const auto count = static_cast<int64_t>(values_.size());
+  if (uploaded_.defined() && uploaded_.numel() == count && uploaded_.device() == device) return uploaded_;
+  uploaded_ = at::empty({count / (2 * half()), 2 * half()}, at::TensorOptions().dtype(at::kFloat).device(device));
+  uploaded_.copy_(at::from_blob(const_cast<float*>(values_.data()), uploaded_.sizes(), at::TensorOptions().dtype(at::kFloat)));
+  return uploaded_;
+}
+
+void rope_forward(const RopeTable& table, const IntList& positions, int64_t first_row, at::Tensor& x_NHD) {
   rotate_all(table, positions, first_row, x_NHD, x_NHD, 1.0f);
 }
 
-void rope_backward(const RopeTable& table, const std::vector<int32_t>& positions, int64_t first_row, const at::Tensor& d_y_NHD,
-                   at::Tensor& d_x_NHD) {
+void rope_backward(const RopeTable& table, const IntList& positions, int64_t first_row, const at::Tensor& d_y_NHD, at::Tensor& d_x_NHD) {
   rotate_all(table, positions, first_row, d_y_NHD, d_x_NHD, -1.0f);
 }
 

@@ -10,6 +10,9 @@ namespace longlora {
 using namespace vec;
 
 void swiglu_forward(const at::Tensor& gate_up_NG, at::Tensor& m_NF) {
+  if constexpr (kWithKernels) {
+    if (!m_NF.is_cpu()) return device::swiglu_forward(gate_up_NG, m_NF);
+  }
   const int64_t rows = m_NF.size(0), width = m_NF.size(1);
   with_element_type(m_NF, [&]<class T>(T) {
     at::parallel_for(0, rows, row_grain(width), [&](int64_t begin, int64_t end) {
@@ -26,6 +29,9 @@ void swiglu_forward(const at::Tensor& gate_up_NG, at::Tensor& m_NF) {
 }
 
 void swiglu_backward(at::Tensor& gate_up_NG, const at::Tensor& d_m_NF) {
+  if constexpr (kWithKernels) {
+    if (!d_m_NF.is_cpu()) return device::swiglu_backward(gate_up_NG, d_m_NF);
+  }
   const int64_t rows = d_m_NF.size(0), width = d_m_NF.size(1);
   with_element_type(d_m_NF, [&]<class T>(T) {
     at::parallel_for(0, rows, row_grain(width), [&](int64_t begin, int64_t end) {

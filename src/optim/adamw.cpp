@@ -5,8 +5,11 @@
 #include <cmath>
 
 #include "longlora/core/error.h"
+#include "longlora/ops/accelerator.h"
+#include "longlora/ops/optimizer.h"
 #include "longlora/ops/vector_math.h"
 #include "longlora/optim/optimizer.h"
+#include "optim/gate.h"
 
 namespace longlora {
 namespace {
@@ -69,6 +72,11 @@ Update update_of(const Parameter& p, const TrainConfig::Optimizer& o, int64_t ap
           .eps = static_cast<float>(o.eps)};
 }
 
+void update_on_device(const Update& u, Parameter& p, const UpdateGate& gate) {
+  const AdamwNumbers numbers{u.beta1, u.beta2, u.keep, u.step_size, u.root_correction, u.eps};
+  adamw_update(numbers, p.master, p.grad, p.adam_m, p.adam_v, p.weight, gate.control);
+}
+
 }  // namespace
 
 AdamW::AdamW(std::vector<Parameter*> parameters, const TrainConfig::Optimizer& options)
@@ -81,9 +89,18 @@ AdamW::AdamW(std::vector<Parameter*> parameters, const TrainConfig::Optimizer& o
   }
 }
 
-void AdamW::step(int64_t applied_step, double rate_factor, double clip) {
+void AdamW::step(int64_t applied_step, double rate_factor, double clip) { step(applied_step, rate_factor, gate_with(parameters_, clip)); }
+
+void AdamW::step(int64_t applied_step, double rate_factor, const UpdateGate& gate) {
+  const accelerator::Range range("optimizer");
   LONGLORA_INVARIANT(applied_step >= 1);
+  if (!gate.finite) return;
+  const double clip = gate.clip;
   for (Parameter* p : parameters_) {
+    if (!p->master.is_cpu()) {
+      update_on_device(update_of(*p, options_, applied_step, rate_factor, 1.0), *p, gate);
+      continue;
+    }
     const Update u = update_of(*p, options_, applied_step, rate_factor, clip);
     if (p->weight.scalar_type() == at::kBFloat16)
       update_all(u, *p, Bf16Copy{p->weight.data_ptr<c10::BFloat16>()});

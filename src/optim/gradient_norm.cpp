@@ -3,12 +3,13 @@
 #include <algorithm>
 #include <cmath>
 
-#include "longlora/optim/optimizer.h"
+#include "longlora/ops/optimizer.h"
+#include "optim/gate.h"
 
 namespace longlora {
 namespace {
 
-constexpr int64_t kBlock = 16384;  // elements; part of the definition of the norm
+constexpr int64_t kBlock = kNormBlock;
 
 /// Four interleaved fp64 sums, added in fixed order.
 double square_sum(const float* g, int64_t count) {
@@ -34,6 +35,7 @@ double tree_sum(std::vector<double> nodes) {
 }  // namespace
 
 double gradient_norm(const std::vector<Parameter*>& parameters) {
+  if (!parameters.empty() && !parameters.front()->grad.is_cpu()) return device_norm(parameters);
   std::vector<double> blocks;  // every parameter starts a new block
   for (const Parameter* p : parameters) {
     const float* g = p->grad.const_data_ptr<float>();

@@ -2,8 +2,8 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/mm.h>
-#include <ATen/ops/ones.h>
 #include <sched.h>
 #include <torch/headeronly/version.h>
 
@@ -15,6 +15,8 @@
 
 #include "longlora/core/clock.h"
 #include "longlora/core/error.h"
+#include "longlora/ops/accelerator.h"
+#include "longlora/ops/attention.h"
 #include "longlora/train/version.h"
 
 namespace longlora {
@@ -91,16 +93,17 @@ int set_compute_threads(int requested) {
   const int threads = requested > 0 ? requested : cpu_info().physical_cores;
   at::set_num_threads(threads);
   at::set_num_interop_threads(1);
+  accelerator::prepare_process();
   return threads;
 }
 
 int compute_threads() { return at::get_num_threads(); }
 
-ComputeType resolve_compute(const TrainConfig& config) {
+ComputeType resolve_compute(const TrainConfig& config, const ComputeDevice& device) {
   const std::optional<ComputeType> stored = as_compute(config.model.dtype);
   ComputeType compute = config.precision.compute;
   if (compute == ComputeType::automatic) {
-    compute = stored.value_or(cpu_info().native_bf16 ? ComputeType::bf16 : ComputeType::fp32);
+    compute = stored.value_or(device.is_gpu() || cpu_info().native_bf16 ? ComputeType::bf16 : ComputeType::fp32);
   }
   LONGLORA_CHECK(compute != ComputeType::fp16, config, "fp16 is not in this version",
                  stored == ComputeType::fp16 ? "model.dtype" : "precision.compute", "use bf16 or fp32");
@@ -125,28 +128,38 @@ std::string_view name_of(ComputeType compute) {
   return "?";
 }
 
-std::map<std::string, std::string> fingerprint(ComputeType compute) {
+std::map<std::string, std::string> fingerprint(ComputeType compute, const ComputeDevice& device, int64_t head_size) {
+  const at::ScalarType type = compute == ComputeType::bf16 ? at::kBFloat16 : at::kFloat;
   return {{"program", std::string(kVersion)},
-          {"libtorch", TORCH_VERSION},
+          {"libtorch", libtorch_version()},
           {"cpu_capability", cpu_info().capability},
           {"compute", std::string(name_of(compute))},
+          {"device", device.is_gpu() ? device.name : "cpu"},
+          {"attention_kernel", attention_variant(device.where, type, head_size)},
           {"threads", std::to_string(compute_threads())}};
 }
+
+std::string libtorch_version() { return TORCH_VERSION; }
 
 int64_t resident_bytes() { return status_kib("VmRSS:"); }
 int64_t peak_resident_bytes() { return status_kib("VmHWM:"); }
 
-double measure_product_rate(ComputeType compute) {
-  constexpr int64_t kSize = 768;
-  const at::Tensor a = at::ones({kSize, kSize}, at::TensorOptions().dtype(compute == ComputeType::bf16 ? at::kBFloat16 : at::kFloat));
+double measure_product_rate(ComputeType compute, const at::Device& device) {
+  if (!device.is_cpu() && !device.is_cuda()) return 0;  // a device of tests: its speed says nothing
+  const int64_t size = device.is_cuda() ? 8192 : 768;
+  const at::ScalarType type = compute == ComputeType::bf16 ? at::kBFloat16 : at::kFloat;
+  const at::Tensor a = at::full({size, size}, 1.0, at::TensorOptions().dtype(type).device(device));
   at::Tensor c = at::mm(a, a);
   double best_seconds = 1e9;
   for (int i = 0; i < 20; ++i) {  // a tenth of a second: long enough to see the machine undisturbed once
+    if (device.is_cuda()) accelerator::synchronize();
     const double started = monotonic_seconds();
     at::mm_out(c, a, a);
+    if (device.is_cuda()) accelerator::synchronize();
     best_seconds = std::min(best_seconds, monotonic_seconds() - started);
   }
-  return 2.0 * kSize * kSize * kSize / best_seconds;
+  const auto edge = static_cast<double>(size);
+  return 2.0 * edge * edge * edge / best_seconds;
 }
 
 }  // namespace longlora

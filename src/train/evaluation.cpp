@@ -48,7 +48,7 @@ struct WindowRow {
 };
 
 /// fp64 sum in position order: the same for every thread count.
-double sum_of(const at::Tensor& nll_BT) {
+double total_of(const at::Tensor& nll_BT) {
   const at::Tensor nll = nll_BT.contiguous();
   const float* values = nll.const_data_ptr<float>();
   double sum = 0;
@@ -88,7 +88,7 @@ PerplexityResult perplexity(LlamaModel& model, const std::vector<const TokenSour
         return result;
       }
       WindowRow row(*source, window);
-      const double nll = row.targets > 0 ? sum_of(model.negative_log_likelihood(row.input(options.document_mask))) : 0.0;
+      const double nll = row.targets > 0 ? total_of(model.negative_log_likelihood(row.input(options.document_mask))) : 0.0;
       result.nll += nll;
       result.tokens += row.targets;
       if (row.targets > 0) sum_of_means += nll / static_cast<double>(row.targets);

@@ -47,7 +47,7 @@ void export_run(const std::filesystem::path& run, const ExportRequest& request) 
   const TuningMode mode = loaded.config.tuning.mode;
   LONGLORA_CHECK(request.format != ExportFormat::peft || mode == TuningMode::lora, config, "full tuning has no adapter", run.string(),
                  "use --format merged");
-  PreparedRun prepared = prepare_run(std::move(loaded));
+  PreparedRun prepared = prepare_run(std::move(loaded), PrepareFor::exporting);
   prepared.plan.total_steps = read_train_state(found).step;
   Digest weights{};
   const std::unique_ptr<LlamaModel> model = make_model(prepared, weights);
@@ -71,7 +71,7 @@ void export_adapter(const std::filesystem::path& adapter, const std::filesystem:
                   .after = info.rope.value_or(base.config.rope),
                   .new_max_position = info.max_position.value_or(base.config.max_position)};
   context.rope.changed = !(context.rope.after == context.rope.before);
-  ModelOptions options{.compute = resolve_compute(TrainConfig{}), .tuning = info.tuning};
+  ModelOptions options{.compute = resolve_compute(TrainConfig{}, ComputeDevice{}), .tuning = info.tuning};
   LlamaModel model(base.config, context.rope.after, context.rope.new_max_position, context.rope.new_context, options);
   load_base_weights(model, base, true);
   load_adapter(model, adapter);

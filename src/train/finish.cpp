@@ -75,7 +75,7 @@ void dump_gradients(LlamaModel& model, const LossSum& loss, const std::filesyste
   }
   SafetensorsWriter writer(file, declared, {{"loss_sum", json_number(loss.nll_sum)}, {"target_tokens", std::to_string(loss.targets)}});
   for (size_t i = 0; i < writer.order().size(); ++i) {
-    const at::Tensor gradient = by_name.at(writer.order()[i].name)->grad.contiguous();
+    const at::Tensor gradient = by_name.at(writer.order()[i].name)->grad.cpu().contiguous();
     writer.write(i, std::as_bytes(std::span(gradient.const_data_ptr<float>(), static_cast<size_t>(gradient.numel()))));
   }
   writer.finish();

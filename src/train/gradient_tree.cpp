@@ -28,7 +28,7 @@ LossSum GradientTree::absorb(const LossSum& right) {
   open_.pop_back();
   for (size_t i = 0; i < trainable_.size(); ++i) trainable_[i]->grad.add_(left.gradients[i]);  // fp32 addition commutes
   spare_.push_back(std::move(left.gradients));
-  return {left.node.loss.nll_sum + right.nll_sum, left.node.loss.targets + right.targets};
+  return left.node.loss + right;
 }
 
 void GradientTree::store(const Node& node) {

@@ -3,7 +3,6 @@
 #include "longlora/core/error.h"
 #include "longlora/core/json.h"
 #include "longlora/core/log.h"
-#include "longlora/train/environment.h"
 #include "longlora/train/observers.h"
 
 namespace longlora {
@@ -24,7 +23,7 @@ std::string metrics_line(const StepReport& r, const SpeedScale& scale) {
       "\"hfu\": {:.4f}, \"data_wait_seconds\": {:.4f}, \"memory_bytes\": {}, \"memory_peak_bytes\": {}}}\n",
       r.step, json_number(r.loss), json_number(r.grad_norm), json_number(r.learning_rate), r.tokens, r.targets, r.padding,
       name_of(r.attention), r.outcome == Outcome::applied ? "applied" : "skipped", r.first_row, r.hash, r.seconds, rate, share(flops.model),
-      share(flops.hardware), r.data_wait_seconds, resident_bytes(), peak_resident_bytes());
+      share(flops.hardware), r.data_wait_seconds, r.memory_bytes, r.memory_peak_bytes);
 }
 
 }  // namespace
@@ -57,7 +56,7 @@ void EventsObserver::after_step(const StepReport& r) {
                      {"train/grad_norm", r.grad_norm},
                      {"train/learning_rate", r.learning_rate},
                      {"speed/tokens_per_second", static_cast<double>(r.tokens) / r.seconds},
-                     {"memory/peak_gib", static_cast<double>(peak_resident_bytes()) / (1 << 30)}});
+                     {"memory/peak_gib", static_cast<double>(r.memory_peak_bytes) / (1 << 30)}});
 }
 
 }  // namespace longlora

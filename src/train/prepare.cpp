@@ -5,6 +5,7 @@
 #include "longlora/core/error.h"
 #include "longlora/core/log.h"
 #include "longlora/core/text.h"
+#include "longlora/ops/attention.h"
 #include "longlora/train/environment.h"
 
 namespace longlora {
@@ -58,10 +59,17 @@ std::string attention_text(const TrainConfig::Attention& attention, const RunPla
 std::string memory_text(const MemoryPlan& memory) {
   std::string text =
       human_bytes(static_cast<uint64_t>(memory.peak_bytes())) + " of " + human_bytes(static_cast<uint64_t>(memory.budget_bytes)) + ":";
-  for (const auto& [name, bytes] : memory.host_bytes) {
+  const bool gpu = memory.device_bytes.size() > 1;
+  for (const auto& [name, bytes] : gpu ? memory.device_bytes : memory.host_bytes) {
     if (name != "total" && bytes > 0) text += " " + name + " " + human_bytes(static_cast<uint64_t>(bytes));
   }
   return text;
+}
+
+std::string device_text(const PreparedRun& run) {
+  if (!run.device.is_gpu()) return run.device.cpu_reason.empty() ? "cpu" : "cpu: " + run.device.cpu_reason;
+  const at::ScalarType type = run.compute == ComputeType::bf16 ? at::kBFloat16 : at::kFloat;
+  return run.device.name + "; attention kernel " + attention_variant(run.device.where, type, run.base->config.head_dim);
 }
 
 Digest lanes_digest(const std::map<std::string, StateLanes>& lanes) {
@@ -72,27 +80,28 @@ Digest lanes_digest(const std::map<std::string, StateLanes>& lanes) {
 
 }  // namespace
 
-int64_t element_bytes(ComputeType compute) { return compute == ComputeType::bf16 ? 2 : 4; }
-
-PreparedRun prepare_run(LoadedConfig loaded) {
+PreparedRun prepare_run(LoadedConfig loaded, PrepareFor purpose) {
   PreparedRun run{.loaded = std::move(loaded)};
   const TrainConfig& config = run.loaded.config;
-  run.compute = resolve_compute(config);
+  if (purpose == PrepareFor::training) run.device = choose_device(config.device);
+  run.compute = resolve_compute(config, run.device);
   check_data_paths(config);
   run.base = std::make_unique<BaseModel>(config.model.path, config.model.init == InitKind::load);
   run.plan = make_run_plan(config, run.base->config);
   if (config.train.steps) run.plan.total_steps = *config.train.steps;
   run.counts = count_parameters(run.base->config, config.tuning);
-  const int64_t budget = config.memory.host_budget ? *config.memory.host_budget : default_host_budget();
-  run.memory = make_memory_plan(run.base->config, config, run.plan, element_bytes(run.compute), budget);
+  if (purpose == PrepareFor::exporting) return run;
+  check_device_limits(run.device, run.base->config, config.tuning);
+  run.memory = make_memory_plan(run.base->config, config, run.plan, plan_target(run.device, config, run.compute));
   return run;
 }
 
 bool replan_with_less(PreparedRun& run) {
   if (run.config().memory.policy != MemoryPolicy::automatic) return false;
   try {
-    MemoryPlan cheaper =
-        make_memory_plan(run.base->config, run.config(), run.plan, element_bytes(run.compute), run.memory.peak_bytes() / 20 * 19);
+    PlanTarget less = plan_target(run.device, run.config(), run.compute);
+    less.budget_bytes = run.memory.peak_bytes() / 20 * 19;
+    MemoryPlan cheaper = make_memory_plan(run.base->config, run.config(), run.plan, less);
     if (cheaper.layer_policy == run.memory.layer_policy) return false;
     run.memory = std::move(cheaper);
     return true;
@@ -126,6 +135,7 @@ std::vector<std::string> banner(const PreparedRun& run) {
       "rope       " + plan.rope.summary(),
       "memory     " + memory_text(run.memory),
       "policy     " + run.memory.policy_summary(),
+      "device     " + device_text(run),
       "world      1 rank, " + std::to_string(compute_threads()) + " threads, " + cpu_info().model + " (" + cpu_info().capability + ")",
       "output     " + config.output_dir,
   };
@@ -136,7 +146,8 @@ std::unique_ptr<LlamaModel> make_model(const PreparedRun& run, Digest& weights_d
   const ModelOptions options{.compute = run.compute,
                              .tuning = config.tuning,
                              .seed = static_cast<uint64_t>(config.train.seed),
-                             .loss_chunk_bytes = run.memory.loss_chunk * 4 * run.base->config.vocab_size};
+                             .device = run.device.where,
+                             .loss_chunk_bytes = std::max<int64_t>(1, run.memory.loss_chunk * 4 * run.base->config.vocab_size)};
   auto model = std::make_unique<LlamaModel>(run.base->config, run.plan.rope.after, run.plan.rope.new_max_position, run.plan.sequence_length,
                                             options);
   if (config.model.init == InitKind::random) {
@@ -146,7 +157,7 @@ std::unique_ptr<LlamaModel> make_model(const PreparedRun& run, Digest& weights_d
     weights_digest = lanes_digest(load_base_weights(*model, *run.base, config.weights_check_finite));
   }
   if (config.tuning.mode == TuningMode::lora) model->initialise_lora();
-  model->set_keep_policies(keep_policies(run.memory));
+  if (!run.memory.layer_policy.empty()) model->set_keep_policies(keep_policies(run.memory));
   return model;
 }
 

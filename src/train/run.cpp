@@ -5,6 +5,7 @@
 
 #include "longlora/core/error.h"
 #include "longlora/core/log.h"
+#include "longlora/ops/accelerator.h"
 #include "longlora/tokenizer/tokenizer.h"
 #include "longlora/train/environment.h"
 #include "longlora/train/prepare.h"
@@ -106,7 +107,7 @@ class Run {
     const std::unique_ptr<LlamaModel> model = make_model(run_, weights);
     identity_ = {
         {"weights", digest_hex(weights)}, {"tokenizer", digest_hex(data.tokenizer_digest())}, {"data", digest_hex(data.train->digest())}};
-    prints_ = fingerprint(run_.compute);
+    prints_ = fingerprint(run_.compute, run_.device, run_.base->config.head_dim);
     if (resume_) check_identity(resume_->state, identity_, prints_, run_.config().deterministic);
     folder_.describe(run_, identity_);
     Progress start{.chain = chain_start(frozen_digest(run_.config()), weights, data.tokenizer_digest(), data.train->digest())};
@@ -137,6 +138,7 @@ class Run {
     const auto keep_less = [&] {
       if (!replan_with_less(run_)) return false;
       model.set_keep_policies(keep_policies(run_.memory));
+      if (run_.device.is_gpu()) accelerator::release_unused();
       folder_.say("policy     " + run_.memory.policy_summary());
       return true;
     };
@@ -146,7 +148,7 @@ class Run {
       folder_.say("gradients  of the first step in " + request_.dump_gradients.string());
       return 0;
     }
-    const SpeedScale scale{run_.memory.flops, run_.memory.full_attention_flops, measure_product_rate(run_.compute)};
+    const SpeedScale scale{run_.memory.flops, run_.memory.full_attention_flops, measure_product_rate(run_.compute, run_.device.where)};
     folder_.say(fmt::format("peak       {:.0f} GFLOP/s in one large product, the base of MFU and HFU", scale.peak_flops_per_second / 1e9));
     const auto stop_requested = [this] { return stop_.requested(); };
 

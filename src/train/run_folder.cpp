@@ -81,8 +81,8 @@ void RunFolder::describe(const PreparedRun& run, const std::map<std::string, std
       "\"physical_cores\": {},\n"
       "  \"native_bf16\": {},\n  \"fingerprint\": {},\n  \"identity\": {},\n  \"memory_plan_bytes\": {},\n  \"memory_policy\": {}\n}}\n",
       json_quote(kVersion), json_quote(wall_clock_iso8601()), json_quote(run_status().run_id), json_quote(host), ::getpid(),
-      json_quote(cpu.model), cpu.physical_cores, cpu.native_bf16, as_json(fingerprint(run.compute)), as_json(identity),
-      run.memory.peak_bytes(), json_quote(run.memory.policy_summary()));
+      json_quote(cpu.model), cpu.physical_cores, cpu.native_bf16, as_json(fingerprint(run.compute, run.device, run.base->config.head_dim)),
+      as_json(identity), run.memory.peak_bytes(), json_quote(run.memory.policy_summary()));
   write_file_atomic(path_ / "environment.json", text);
 }
 

@@ -1,10 +1,9 @@
 // One optimizer step, top to bottom: rows, exact target count, forward and backward per shard, gradient tree, finite check, AdamW.
-#include <cmath>
-
 #include "longlora/checkpoint/train_state.h"
 #include "longlora/core/clock.h"
 #include "longlora/core/error.h"
 #include "longlora/core/log.h"
+#include "longlora/train/device.h"
 #include "longlora/train/trainer.h"
 
 namespace longlora {
@@ -87,13 +86,15 @@ StepReport Trainer::step() {
 
   const LossSum sum = accumulate_within_memory(shards, report.targets);
   LONGLORA_INVARIANT(sum.targets == report.targets);
-  report.loss = sum.nll_sum / static_cast<double>(sum.targets);
-  report.grad_norm = gradient_norm(trainable_);
   const double rate_factor = learning_rate_at(config_.schedule, 1.0, progress_.step, plan_.total_steps);
   report.learning_rate = rate_factor * config_.optimizer.learning_rate;
 
-  if (std::isfinite(report.loss) && std::isfinite(report.grad_norm)) {  // before anything moves
-    optimizer_.step(progress_.applied_steps + 1, rate_factor, clip_factor(report.grad_norm, config_.optimizer.clip_norm));
+  UpdateGate gate = update_gate(sum, trainable_, config_.optimizer.clip_norm);
+  optimizer_.step(progress_.applied_steps + 1, rate_factor, gate);  // moves nothing unless loss and norm are finite
+  read(gate);                                                       // the step's one wait for a device
+  report.loss = gate.nll_sum / static_cast<double>(sum.targets);
+  report.grad_norm = gate.norm;
+  if (gate.finite) {
     ++progress_.step;
     ++progress_.applied_steps;
     progress_.targets_seen += report.targets;
@@ -114,6 +115,9 @@ StepReport Trainer::step() {
                                                  .rows = report.rows,
                                                  .skipped = &progress_.cursor.skipped});
   report.hash = digest_hex(progress_.chain);
+  const MemoryNow memory = memory_now(model_.options().device);
+  report.memory_bytes = memory.bytes;
+  report.memory_peak_bytes = memory.peak_bytes;
   report.seconds = monotonic_seconds() - started;
   return report;
 }

@@ -81,7 +81,9 @@ LossSum Trainer::accumulate_gradients() {
   int64_t targets = 0;
   for (const TokenBatch& shard : shards) targets += shard.targets;
   LONGLORA_CHECK(targets > 0, data, "a global batch without any target token", "the first step", "check data.train");
-  return accumulate(shards, targets);
+  LossSum sum = accumulate(shards, targets);
+  settle(sum);
+  return sum;
 }
 
 bool Trainer::run(const std::vector<Observer*>& observers, const std::function<bool()>& stop_requested) {

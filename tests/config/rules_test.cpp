@@ -14,7 +14,8 @@ namespace longlora {
 namespace {
 
 TEST(Rules, ConflictsBetweenKeysAreNamed) {
-  const struct { std::string line, expected;
+  const struct {
+    std::string line, expected;
   } cases[] = {
       {"attention: {kind: full, pattern: cross_heads}",
        "run.yaml:7:34: attention.pattern: has no effect with attention.kind full; remove it or choose attention.kind s2"},
@@ -77,7 +78,6 @@ TEST(Rules, SettingsOfLaterVersionsAreRefusedByName) {
                                "memory.policy: checkpoint_offload",
                                "memory.halo_streaming: on",
                                "memory.halo_streaming: full_host",
-                               "device: cuda",
                                "dist.backend: tcp",
                                "dist.backend: nccl",
                                "dist.shard_weights: frozen",
@@ -132,8 +132,8 @@ TEST(RunPlan, GroupFollowsTheRuleOfTheSpecification) {
   EXPECT_EQ(by_ratio(0.25, 4096), 1024);
   EXPECT_EQ(by_ratio(0.25, 8192), 2048);
   EXPECT_EQ(by_ratio(0.25, 100000), 25000);
-  EXPECT_EQ(by_ratio(0.25, 1001), 252);          // up to the next even number
-  EXPECT_EQ(by_ratio(1.0 / 3.0, 3000), 1000);    // the product is 1000.0 but for rounding
+  EXPECT_EQ(by_ratio(0.25, 1001), 252);        // up to the next even number
+  EXPECT_EQ(by_ratio(1.0 / 3.0, 3000), 1000);  // the product is 1000.0 but for rounding
   EXPECT_EQ(by_ratio(0.1, 30), 4);
   EXPECT_EQ(by_ratio(0.25, 1), 2);
   EXPECT_EQ(resolve_group({}, 4096), 1024);

@@ -23,6 +23,7 @@ struct ModelOptions {
   ComputeType compute = ComputeType::fp32;        // bf16 or fp32 (resolved, never automatic)
   TrainConfig::Tuning tuning;                     // which parameters exist (LoRA) and are trainable
   uint64_t seed = 42;                             // initialisation and dropout
+  at::Device device = at::kCPU;                   // where parameters and activations live
   int64_t row_tile = 4096;                        // Rmax (tests: 16)
   int64_t loss_chunk_bytes = int64_t{128} << 20;  // logits alive at once, counted as fp32
 };
@@ -73,9 +74,10 @@ class LlamaModel {
   void backward(at::Tensor d_hidden_BTC, const ModelInput&, SavedActivations& saved);
 
   // Without gradients.
-  /// Negative log-likelihood at every position [B,T] fp32 (0 where the label is ignored); layers run one after another, nothing is kept.
+  /// Negative log-likelihood at every position [B,T] fp32 on the host (0 where the label is ignored); layers run one after another, nothing
+  /// is kept.
   at::Tensor negative_log_likelihood(const ModelInput&);
-  /// Logits fp32 [B, n, V] at the given positions (all when empty).
+  /// Logits fp32 [B, n, V] on the host at the given positions (all when empty).
   at::Tensor logits(const ModelInput&, std::span<const int64_t> positions = {});
 
  private:
@@ -98,7 +100,7 @@ class Decoder {
  public:
   Decoder(LlamaModel&, int64_t max_tokens);
   ~Decoder();
-  at::Tensor append(std::span<const int32_t> ids);  // logits fp32 [V] after the last of `ids`
+  at::Tensor append(std::span<const int32_t> ids);  // logits fp32 [V] on the host after the last of `ids`
   int64_t length() const;
 
  private:

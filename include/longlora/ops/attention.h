@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "longlora/config/train_config.h"
@@ -13,14 +14,20 @@ namespace longlora {
 
 struct AttentionLayout {
   AttentionKind kind = AttentionKind::full;
-  int64_t tokens = 0;                  // T of the row
-  int64_t group = 0;                   // g, even; ignored by full
-  int64_t num_plain = 0;               // query heads [0, num_plain) are plain, the others shifted
+  int64_t tokens = 0;     // T of the row
+  int64_t group = 0;      // g, even; ignored by full
+  int64_t num_plain = 0;  // query heads [0, num_plain) are plain, the others shifted
   /// Per row: starts of documents, first 0, strictly increasing, < T. Empty = one document a row. Refused with s2_wrap.
   std::vector<std::vector<int64_t>> document_starts;
   // Windows of absolute positions (halo streaming): q holds [q_begin, q_begin + q.size(1)), k and v hold [k_begin, k_begin + k.size(1)).
   int64_t q_begin = 0, k_begin = 0;
+  /// On a device, where `document_starts` say more than one document a row: their `document_bounds` there; undefined: uploaded by every
+  /// call.
+  at::Tensor document_bounds;
 };
+
+/// First position of the document of every position and the end of it, [2, B, T]: what kernels read in place of lists.
+std::vector<int32_t> document_bounds(int64_t tokens, const std::vector<std::vector<int64_t>>& document_starts);
 
 /// Throws ErrorKind::config for an odd group (naming both even neighbours), s2_wrap with T % g != 0 or documents; ErrorKind::data for
 /// bad document lists (row and value named).
@@ -40,6 +47,9 @@ void s2_attention_forward(const AttentionLayout&, const at::Tensor& q_BTHD, cons
 void s2_attention_backward(const AttentionLayout&, const at::Tensor& q_BTHD, const at::Tensor& k_BTKD, const at::Tensor& v_BTKD,
                            const at::Tensor& o_BTHD, const at::Tensor& lse_BHT, const at::Tensor& d_o_BTHD, at::Tensor& d_q_BTHD,
                            at::Tensor& d_k_BTKD, at::Tensor& d_v_BTKD, at::Tensor& workspace);
-int64_t attention_workspace_elements(int64_t rows, int64_t tokens, int64_t num_heads);   // delta: B * H * T floats
+int64_t attention_workspace_elements(int64_t rows, int64_t tokens, int64_t num_heads);  // delta: B * H * T floats
+
+/// Name of the attention code that tensors of this kind meet: "cpu", or the kernel. Another one means other last bits.
+std::string attention_variant(const at::Device&, at::ScalarType, int64_t head_size);
 
 }  // namespace longlora

@@ -1,6 +1,7 @@
 #pragma once
 // Memory that is allocated once and viewed many times: no allocation in later steps of the same shape.
 #include <ATen/core/Tensor.h>
+#include <c10/core/TensorOptions.h>
 #include <c10/util/ArrayRef.h>
 
 namespace longlora {
@@ -11,8 +12,9 @@ enum class Accumulate { no, yes };
 /// A grow-only allocation. Contents are undefined after `view`; views of the same buffer overlap by construction.
 class Buffer {
  public:
-  /// A contiguous tensor of these sizes at the start of the buffer; valid until a larger view is asked for.
-  at::Tensor view(at::IntArrayRef sizes, at::ScalarType);
+  /// A contiguous tensor of these sizes at the start of the buffer, of the dtype and on the device of the options; valid until a larger
+  /// view is asked for.
+  at::Tensor view(at::IntArrayRef sizes, const at::TensorOptions&);
   int64_t bytes() const { return flat_.defined() ? flat_.numel() : 0; }
   void release() { flat_ = at::Tensor(); }
 

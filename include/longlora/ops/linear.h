@@ -73,7 +73,11 @@ void linear_forward(const PreparedLinear&, const LinearCall&, const at::Tensor& 
 void linear_backward(const PreparedLinear&, const LinearCall&, const at::Tensor& x_NI, const at::Tensor& d_y_NO, at::Tensor& d_x_NI,
                      Accumulate = Accumulate::no);
 
-/// g += scale * left^T right with an fp32 destination. bf16 factors: the product is rounded once to bf16 before it is added.
+/// g += scale * left^T right with an fp32 destination. bf16 factors: on the CPU the product is rounded once to bf16 before it is added, on
+/// CUDA it stays in fp32.
 void accumulate_product(at::Tensor& g_OI, const at::Tensor& left_NO, const at::Tensor& right_NI, double scale, Buffer& product);
+
+/// out = left right, out fp32 while the factors may be bf16 (devices); otherwise of their dtype.
+void wide_product(at::Tensor& out, const at::Tensor& left, const at::Tensor& right);
 
 }  // namespace longlora

@@ -5,6 +5,7 @@
 
 #include "longlora/config/train_config.h"
 #include "longlora/model/parameter.h"
+#include "longlora/ops/cross_entropy.h"
 
 namespace longlora {
 
@@ -19,12 +20,27 @@ double gradient_norm(const std::vector<Parameter*>&);
 /// min(1, clip / norm); 1 when clip == 0 (off).
 double clip_factor(double norm, double clip_norm);
 
+/// What decides about an update: the loss, the norm of all gradients, and what follows from them. On a device it stays there until `read`;
+/// the update is enqueued before that and looks at `control` itself.
+struct UpdateGate {
+  double nll_sum = 0, norm = 0, clip = 1;
+  bool finite = true;
+  at::Tensor numbers;  // of a device: fp64 {nll sum, norm}
+  at::Tensor control;  // of a device: what adamw_update reads
+};
+/// Loss and norm of a step. Nothing is read from a device.
+UpdateGate update_gate(const LossSum&, const std::vector<Parameter*>&, double clip_norm);
+/// Fills the host's numbers: the one wait of a step on a device.
+void read(UpdateGate&);
+
 class AdamW {
  public:
   AdamW(std::vector<Parameter*>, const TrainConfig::Optimizer&);  // allocates moments (zero) where undefined
   /// One update (Loshchilov & Hutter 2019, decoupled decay; decay is not applied to norms). `step` counts applied steps from 1.
   /// The gradient is multiplied by `clip` on the fly; compute copies are refreshed. rate: peak-relative rate times per-role peak.
   void step(int64_t applied_step, double rate_factor, double clip);
+  /// The same with the gate's clip factor; nothing is written unless loss and norm are finite.
+  void step(int64_t applied_step, double rate_factor, const UpdateGate&);
 
  private:
   std::vector<Parameter*> parameters_;

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "longlora/config/train_config.h"
+#include "longlora/train/device.h"
 
 namespace longlora {
 
@@ -21,17 +22,18 @@ const CpuInfo& cpu_info();
 int set_compute_threads(int requested);
 int compute_threads();
 
-/// precision.compute and model.dtype -> the one element type of this version's weights and products. fp16, and a model.dtype that
-/// differs from precision.compute: ErrorKind::config "not in this version".
-ComputeType resolve_compute(const TrainConfig&);
+/// precision.compute and model.dtype -> the one element type of this version's weights and products; auto is bf16 on a GPU. fp16, and a
+/// model.dtype that differs from precision.compute: ErrorKind::config "not in this version".
+ComputeType resolve_compute(const TrainConfig&, const ComputeDevice&);
 std::string_view name_of(ComputeType);
 
-/// Program, LibTorch, CPU capability, threads: equal fingerprints promise equal bits.
-std::map<std::string, std::string> fingerprint(ComputeType);
+/// Program, LibTorch, CPU capability, threads, device and attention code: equal fingerprints promise equal bits.
+std::map<std::string, std::string> fingerprint(ComputeType, const ComputeDevice&, int64_t head_size);
+std::string libtorch_version();
 
 int64_t resident_bytes();       // VmRSS
 int64_t peak_resident_bytes();  // VmHWM
-/// FLOP/s of one large product in the compute type, best of three after a warm-up (about 0.1 s): the peak of MFU and HFU.
-double measure_product_rate(ComputeType);
+/// FLOP/s of one large product in the compute type, best of three after a warm-up (about 0.1 s): the peak of MFU and HFU; 0 when unknown.
+double measure_product_rate(ComputeType, const at::Device&);
 
 }  // namespace longlora

@@ -10,6 +10,7 @@
 #include "longlora/config/run_plan.h"
 #include "longlora/plan/memory_plan.h"
 #include "longlora/tokenizer/tokenizer.h"
+#include "longlora/train/device.h"
 
 namespace longlora {
 
@@ -17,19 +18,21 @@ struct PreparedRun {
   LoadedConfig loaded;
   std::unique_ptr<BaseModel> base;
   RunPlan plan;  // total_steps 0 until epochs are counted
+  ComputeDevice device;
   ComputeType compute = ComputeType::fp32;
   ParameterCounts counts;
   MemoryPlan memory;
   const TrainConfig& config() const { return loaded.config; }
 };
 
+/// exporting: on the CPU, no plan of memory.
+enum class PrepareFor { training, exporting };
 /// Reads config.json and weight headers, checks heads, groups, batch, trainable set, data paths, memory. Errors: config, missing, data,
 /// memory.
-PreparedRun prepare_run(LoadedConfig);
+PreparedRun prepare_run(LoadedConfig, PrepareFor = PrepareFor::training);
 std::vector<KeepPolicy> keep_policies(const MemoryPlan&);
 /// Plans again for 5 % less than the present plan needs (memory.policy auto); false when nothing cheaper exists.
 bool replan_with_less(PreparedRun&);
-int64_t element_bytes(ComputeType);
 /// Lines for people: counts by role, plan, policy, group, RoPE old to new, world, output.
 std::vector<std::string> banner(const PreparedRun&);
 

@@ -26,7 +26,8 @@ struct StepReport {
   Outcome outcome = Outcome::applied;
   AttentionKind attention = AttentionKind::full;
   double seconds = 0, data_wait_seconds = 0;
-  std::string hash;  // hex of the chain after this step
+  int64_t memory_bytes = 0, memory_peak_bytes = 0;  // of the device; on the CPU of the process
+  std::string hash;                                 // hex of the chain after this step
 };
 
 /// Where a run stands: what a checkpoint stores besides tensors.

@@ -1,0 +1,51 @@
+#pragma once
+// What a training step needs of a GPU besides tensors and kernels. A build without CUDA has no device: `why_unusable` says so, and the
+// functions that read one must not be called.
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace longlora::accelerator {
+
+struct DeviceInfo {
+  std::string name;  // "NVIDIA H100 80GB HBM3"
+  int major = 0, minor = 0, multiprocessors = 0;
+  int64_t total_bytes = 0;
+};
+struct MemoryUse {
+  int64_t allocated = 0, reserved = 0, peak = 0;  // of this process: in tensors, held for them, most in tensors so far
+  int64_t free = 0, total = 0;                    // of the card
+};
+
+/// Settings that libraries read at their first CUDA call: expandable segments of the allocator, a deterministic cuBLAS workspace (both
+/// only where the environment does not say otherwise), fp32 products in fp32, bf16 products summed in fp32. Call before the first tensor.
+void prepare_process();
+
+/// nullopt: `device()` can compute. Otherwise one sentence: the build has no CUDA, there is no driver, no GPU, or an old one.
+std::optional<std::string> why_unusable();
+/// Where a run computes when it does not compute on the CPU.
+at::Device device();
+std::vector<DeviceInfo> devices();
+
+/// The stream that tensor operations of this thread go to, for kernel launches on the same device.
+void* current_stream(const at::Device&);
+/// Host memory for what is copied to a device: page-locked on CUDA, so that the copy runs beside the host. It may be dropped as soon as
+/// the copy is enqueued.
+at::Tensor staging(at::IntArrayRef sizes, at::ScalarType);
+MemoryUse memory_use();
+/// Gives memory that no tensor holds back to the card: before a step is tried again after a failed allocation.
+void release_unused();
+void synchronize();
+
+/// A named span of host time in a profiler's timeline (NVTX); nothing without CUDA.
+class Range {
+ public:
+  explicit Range(const char* name);
+  ~Range();
+  Range(const Range&) = delete;
+};
+
+}  // namespace longlora::accelerator

@@ -1,0 +1,37 @@
+#pragma once
+// Where a run computes: the configuration's `device` against what this build and this machine have.
+#include <ATen/core/Tensor.h>
+
+#include <string>
+
+#include "longlora/config/model_config.h"
+#include "longlora/config/train_config.h"
+#include "longlora/plan/memory_plan.h"
+
+namespace longlora {
+
+struct ComputeDevice {
+  at::Device where = at::kCPU;
+  std::string name;        // "NVIDIA H100 80GB HBM3, compute capability 9.0, 132 multiprocessors"; empty on the CPU
+  std::string cpu_reason;  // `auto` took the CPU: why
+  bool is_gpu() const { return !where.is_cpu(); }
+};
+
+/// auto: the GPU where one can be used, otherwise the CPU. cuda without a usable GPU: ErrorKind::config saying what is missing.
+ComputeDevice choose_device(DeviceKind);
+/// "auto", "cpu" or "cuda", as a flag gives it.
+ComputeDevice choose_device(const std::string& name);
+
+/// Throws ErrorKind::config for what a GPU cannot compute in this version (docs/design.md): heads of more than 256
+/// numbers, dropout of LoRA inputs. Nothing to say about the CPU.
+void check_device_limits(const ComputeDevice&, const ModelConfig&, const TrainConfig::Tuning&);
+
+/// What the planner may use: memory.device_budget or free - 1 GiB of the card; memory.host_budget or its default on the CPU.
+PlanTarget plan_target(const ComputeDevice&, const TrainConfig&, ComputeType);
+
+struct MemoryNow {
+  int64_t bytes = 0, peak_bytes = 0;  // of tensors on a GPU; resident in host memory on the CPU
+};
+MemoryNow memory_now(const at::Device&);
+
+}  // namespace longlora

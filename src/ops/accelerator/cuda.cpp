@@ -1,0 +1,89 @@
+// The GPU of a CUDA build, through LibTorch's allocator and streams. The only file of the tensor modules that knows CUDA.
+#include <ATen/Context.h>
+#include <ATen/cuda/CUDAContext.h>
+#include <ATen/ops/empty.h>
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAStream.h>
+#include <cuda_runtime_api.h>
+#include <nvtx3/nvToolsExt.h>
+
+#include <cstdlib>
+
+#include "longlora/core/error.h"
+#include "longlora/ops/accelerator.h"
+
+namespace longlora::accelerator {
+namespace {
+
+constexpr int kOldestMajor = 8;  // mma.sync on bf16 and cp.async
+
+void check(cudaError_t status, const char* call) {
+  if (status != cudaSuccess)
+    fail(ErrorKind::internal, std::string(call) + ": " + cudaGetErrorString(status), "GPU 0", "look at nvidia-smi and run doctor");
+}
+
+}  // namespace
+
+void prepare_process() {
+  constexpr int kKeep = 0;  // what the user set stays
+  if (std::getenv("PYTORCH_CUDA_ALLOC_CONF") == nullptr) ::setenv("PYTORCH_ALLOC_CONF", "expandable_segments:True", kKeep);
+  ::setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", kKeep);
+  at::Context& context = at::globalContext();
+  context.setAllowTF32CuBLAS(false);
+  context.setAllowBF16ReductionCuBLAS(false);
+}
+
+std::optional<std::string> why_unusable() {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status == cudaErrorInsufficientDriver) return "the NVIDIA driver is missing or older than this program's CUDA";
+  if (status == cudaErrorNoDevice || (status == cudaSuccess && count == 0)) return "there is no GPU";
+  if (status != cudaSuccess) return std::string("CUDA: ") + cudaGetErrorString(status);
+  cudaDeviceProp properties{};
+  check(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
+  if (properties.major >= kOldestMajor) return std::nullopt;
+  return std::string(properties.name) + " has compute capability " + std::to_string(properties.major) + "." +
+         std::to_string(properties.minor) + ", 8.0 is needed";
+}
+
+at::Device device() { return at::Device(at::kCUDA, 0); }
+
+std::vector<DeviceInfo> devices() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess) return {};
+  std::vector<DeviceInfo> found;
+  for (int i = 0; i < count; ++i) {
+    cudaDeviceProp p{};
+    if (cudaGetDeviceProperties(&p, i) == cudaSuccess)
+      found.push_back({p.name, p.major, p.minor, p.multiProcessorCount, static_cast<int64_t>(p.totalGlobalMem)});
+  }
+  return found;
+}
+
+void* current_stream(const at::Device& device) { return c10::cuda::getCurrentCUDAStream(device.index()).stream(); }
+
+at::Tensor staging(at::IntArrayRef sizes, at::ScalarType type) {
+  return at::empty(sizes, at::TensorOptions().dtype(type).pinned_memory(true));
+}
+
+MemoryUse memory_use() {
+  using namespace c10::CachingDeviceAllocator;
+  at::globalContext().lazyInitDevice(at::kCUDA);  // the planner asks before the first tensor
+  const auto all = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+  const DeviceStats stats = c10::cuda::CUDACachingAllocator::getDeviceStats(0);
+  size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  return {.allocated = stats.allocated_bytes[all].current,
+          .reserved = stats.reserved_bytes[all].current,
+          .peak = stats.allocated_bytes[all].peak,
+          .free = static_cast<int64_t>(free),
+          .total = static_cast<int64_t>(total)};
+}
+
+void release_unused() { c10::cuda::CUDACachingAllocator::emptyCache(); }
+void synchronize() { check(cudaDeviceSynchronize(), "cudaDeviceSynchronize"); }
+
+Range::Range(const char* name) { nvtxRangePushA(name); }
+Range::~Range() { nvtxRangePop(); }
+
+}  // namespace longlora::accelerator

@@ -1,0 +1,21 @@
+// A build without CUDA: no device.
+#include <ATen/ops/empty.h>
+
+#include "longlora/core/error.h"
+#include "longlora/ops/accelerator.h"
+
+namespace longlora::accelerator {
+
+void prepare_process() {}
+std::optional<std::string> why_unusable() { return "this build of the program has no CUDA"; }
+at::Device device() { fail(ErrorKind::config, *why_unusable(), "device", "use device: cpu, or build with scripts/build.sh cuda"); }
+std::vector<DeviceInfo> devices() { return {}; }
+void* current_stream(const at::Device&) { return nullptr; }
+at::Tensor staging(at::IntArrayRef sizes, at::ScalarType type) { return at::empty(sizes, at::TensorOptions().dtype(type)); }
+MemoryUse memory_use() { return {}; }
+void release_unused() {}
+void synchronize() {}
+Range::Range(const char*) {}
+Range::~Range() {}
+
+}  // namespace longlora::accelerator

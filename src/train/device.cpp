@@ -1,0 +1,62 @@
+#include "longlora/train/device.h"
+
+#include <fmt/format.h>
+
+#include "longlora/core/error.h"
+#include "longlora/ops/accelerator.h"
+#include "longlora/train/environment.h"
+
+namespace longlora {
+namespace {
+
+constexpr int64_t kMaxHeadSize = 256;            // of the plain attention kernel
+constexpr int64_t kLeftFree = int64_t{1} << 30;  // of a card: contexts of libraries, fragments
+
+ComputeDevice the_gpu() {
+  const accelerator::DeviceInfo info = accelerator::devices().at(0);
+  return {.where = accelerator::device(),
+          .name = fmt::format("{}, compute capability {}.{}, {} multiprocessors", info.name, info.major, info.minor, info.multiprocessors)};
+}
+
+int64_t device_budget(const TrainConfig& config) {
+  if (config.memory.device_budget) return *config.memory.device_budget;
+  const int64_t free = accelerator::memory_use().free;
+  return std::max(free - kLeftFree, free / 2);
+}
+
+}  // namespace
+
+ComputeDevice choose_device(DeviceKind kind) {
+  if (kind == DeviceKind::cpu) return {};
+  const std::optional<std::string> reason = accelerator::why_unusable();
+  if (!reason) return the_gpu();
+  LONGLORA_CHECK(kind == DeviceKind::automatic, config, *reason, "device", "use device: cpu or auto, or see longlora-train doctor");
+  return {.cpu_reason = *reason};
+}
+
+ComputeDevice choose_device(const std::string& name) {
+  return choose_device(name == "cuda" ? DeviceKind::cuda : name == "cpu" ? DeviceKind::cpu : DeviceKind::automatic);
+}
+
+void check_device_limits(const ComputeDevice& device, const ModelConfig& model, const TrainConfig::Tuning& tuning) {
+  if (!device.is_gpu()) return;
+  LONGLORA_CHECK(model.head_dim <= kMaxHeadSize, config,
+                 fmt::format("heads of {} numbers; a GPU computes heads of up to {}", model.head_dim, kMaxHeadSize),
+                 "hidden_size / num_attention_heads", "use device: cpu");
+  LONGLORA_CHECK(tuning.mode != TuningMode::lora || tuning.lora.drop_probability == 0, config,
+                 "dropout of LoRA inputs on a GPU is not in this version", "tuning.lora.drop_probability", "use 0, or device: cpu");
+}
+
+PlanTarget plan_target(const ComputeDevice& device, const TrainConfig& config, ComputeType compute) {
+  const int64_t element = compute == ComputeType::bf16 ? 2 : 4;
+  if (device.is_gpu()) return {PlanTarget::Device::gpu, element, device_budget(config)};
+  return {PlanTarget::Device::cpu, element, config.memory.host_budget ? *config.memory.host_budget : default_host_budget()};
+}
+
+MemoryNow memory_now(const at::Device& device) {
+  if (device.is_cpu()) return {resident_bytes(), peak_resident_bytes()};
+  const accelerator::MemoryUse use = accelerator::memory_use();
+  return {use.allocated, use.peak};
+}
+
+}  // namespace longlora

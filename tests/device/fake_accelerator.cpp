@@ -1,0 +1,46 @@
+// include/longlora/ops/accelerator.h on the fake device. The emulator's one entry for launches is wrapped by the linker
+// (tests/device/CMakeLists.txt), so that the arena is open while a kernel runs.
+#include <ATen/ops/empty.h>
+
+#include "device/arena.h"
+#include "device/fake_device.h"
+#include "emu/runtime.h"
+#include "longlora/ops/accelerator.h"
+
+namespace longlora {
+namespace {
+int64_t launch_count = 0;
+}
+
+extern "C" {
+void LONGLORA_REAL_RUN_BLOCKS(int64_t blocks, int threads, int64_t shared_bytes, emu::Body, const void* params);
+void LONGLORA_WRAP_RUN_BLOCKS(int64_t blocks, int threads, int64_t shared_bytes, emu::Body body, const void* params) {
+  const fake::Access access;
+  ++launch_count;
+  LONGLORA_REAL_RUN_BLOCKS(blocks, threads, shared_bytes, body, params);
+}
+}
+
+int64_t fake::launches() { return launch_count; }
+
+namespace accelerator {
+
+void prepare_process() {}
+std::optional<std::string> why_unusable() { return std::nullopt; }
+at::Device device() { return fake::device(); }
+std::vector<DeviceInfo> devices() { return {{"emulated kernels", 8, 0, 1, static_cast<int64_t>(fake::kArenaBytes)}}; }
+void* current_stream(const at::Device&) { return nullptr; }
+at::Tensor staging(at::IntArrayRef sizes, at::ScalarType type) { return at::empty(sizes, at::TensorOptions().dtype(type)); }
+MemoryUse memory_use() {
+  const auto [allocated, peak] = fake::use();
+  const auto all = static_cast<int64_t>(fake::kArenaBytes);
+  return {static_cast<int64_t>(allocated), static_cast<int64_t>(allocated), static_cast<int64_t>(peak),
+          all - static_cast<int64_t>(allocated), all};
+}
+void release_unused() {}
+void synchronize() {}
+Range::Range(const char*) {}
+Range::~Range() {}
+
+}  // namespace accelerator
+}  // namespace longlora
