@@ -128,9 +128,10 @@ Memory& memory() {
 // -------------------------------------------------------------------------------------------------------------------------------
 
 struct PendingCopies {
-  std::deque<std::pair<uint64_t, Copy>> copies;  // with the number of their group
-  uint64_t open_group = 0;
-  bool uncommitted = false;
+  std::deque<std::pair<uint64_t, Copy>> copies;  // lazy mode: with the number of their group
+  uint64_t open_group = 1;
+  uint64_t last_group = 0;    // of the last copy
+  uint64_t waited_until = 1;  // groups below it have been waited for
 };
 
 struct Lane {
@@ -249,7 +250,7 @@ void Launcher::body_of_fiber() {
   try {
     body_(params_);
     Unwatched unwatched;
-    if (!lane().pending.copies.empty()) fault("a thread ended with asynchronous copies that it never waited for");
+    if (lane().pending.last_group >= lane().pending.waited_until) fault("a thread ended with asynchronous copies that it never waited for");
   } catch (...) {
     failure_ = std::current_exception();
   }
@@ -342,7 +343,8 @@ void Launcher::meet(WarpOperation operation, void* operand, Site at) {
   if (m.arrived == 0) {
     m.first = at;
     m.operation = operation;
-  } else if (m.operation != operation || m.first.line != at.line || std::strcmp(m.first.file, at.file) != 0) {
+  } else if (m.operation != operation || m.first.line != at.line || m.first.column != at.column ||
+             std::strcmp(m.first.file, at.file) != 0) {
     fault("lanes of one warp are at different places: " + text(m.first) + " and " + text(at));
   }
   m.operands[mine] = operand;
@@ -395,7 +397,10 @@ void Launcher::start(Block& b, int index) {
   b.lanes.assign(static_cast<size_t>(threads_), Lane{});
   b.meetings.assign(static_cast<size_t>(threads_ / 32), Meeting{});
   b.barriers.resize(static_cast<size_t>(kWarpBarrier + threads_ / 32));
-  for (Barrier& barrier : b.barriers) barrier.waiting.clear();
+  for (Barrier& barrier : b.barriers) {
+    barrier.waiting.clear();
+    barrier.phase = 0;
+  }
   const size_t bytes = static_cast<size_t>(shared_bytes_);
   void* shared = nullptr;  // of the exact size, so that AddressSanitizer sees its end; aligned like the device's
   if (bytes > 0 && posix_memalign(&shared, 1024, bytes) == 0) std::memset(shared, kPoison, bytes);
@@ -414,23 +419,26 @@ void Launcher::finish(Block& b) {
 }
 
 void Launcher::report_deadlock() {
-  std::map<std::string, std::vector<int>> groups;
-  int ended = 0;
-  const Block& b = *block_;
-  for (size_t t = 0; t < b.lanes.size(); ++t) {
-    const Lane& l = b.lanes[t];
-    if (l.done) {
-      ++ended;
-      continue;
+  std::string what = "deadlock";
+  for (const auto& resident : resident_) {
+    const Block& b = *resident;
+    if (b.alive == 0) continue;
+    std::map<std::string, std::vector<int>> groups;
+    for (size_t t = 0; t < b.lanes.size(); ++t) {
+      const Lane& l = b.lanes[t];
+      if (l.done) continue;
+      const std::string barrier = l.barrier < 0 ? ""
+                                                : "barrier " + std::to_string(l.barrier) + ", phase " +
+                                                      std::to_string(b.barriers[static_cast<size_t>(l.barrier)].phase) + ", ";
+      groups[barrier + text(l.waiting)].push_back(static_cast<int>(t));
     }
-    groups[(l.barrier >= 0 ? "barrier " + std::to_string(l.barrier) + ", " : "") + text(l.waiting)].push_back(static_cast<int>(t));
+    what += " in block " + std::to_string(b.index) + ":";
+    for (const auto& [place, threads] : groups)
+      what += " " + std::to_string(threads.size()) + " threads (" + std::to_string(threads.front()) + ".." +
+              std::to_string(threads.back()) + ") wait in " + place + ";";
+    what += " " + std::to_string(static_cast<int>(b.lanes.size()) - b.alive) + " threads have ended;";
   }
-  std::string what = "deadlock in block " + std::to_string(b.index) + ":";
-  for (const auto& [place, threads] : groups)
-    what += " " + std::to_string(threads.size()) + " threads (" + std::to_string(threads.front()) + ".." + std::to_string(threads.back()) +
-            ") wait in " + place + ";";
-  what += " " + std::to_string(ended) + " threads have ended (seed " + std::to_string(options().seed) + ")";
-  throw Fault(what);
+  throw Fault(what + " seed " + std::to_string(options().seed));
 }
 
 /// Lets threads run until none can, or one failed. False: none could from the start.
@@ -529,6 +537,15 @@ bool in_shared(const void* p) {
   return current.shared != nullptr && c >= current.shared && c < current.shared + launcher().shared_bytes();
 }
 
+/// In words, for a report: behind the block's shared memory, or relative to a buffer.
+std::string describe(const void* p) {
+  const auto* c = static_cast<const unsigned char*>(p);
+  const int64_t bytes = launcher().shared_bytes();
+  if (current.shared != nullptr && c >= current.shared && c < current.shared + bytes + 4096)
+    return "byte " + std::to_string(c - current.shared) + " of shared memory, which has " + std::to_string(bytes);
+  return memory().describe(p);
+}
+
 void check_shared(const void* p, size_t bytes, Site at) {
   const auto offset = static_cast<uintptr_t>(static_cast<const unsigned char*>(p) - current.shared);
   if (offset + bytes > static_cast<uintptr_t>(launcher().shared_bytes()))
@@ -589,7 +606,7 @@ void check(const void* p, size_t bytes, size_t alignment, Access access, Site at
   if (!options().check_bounds) return;
   Buffer* b = memory().find(p, bytes);
   if (b == nullptr)
-    launcher().fault("out of bounds: " + text(at) + (access == Access::read ? " reads " : " writes ") + memory().describe(p));
+    launcher().fault("out of bounds: " + text(at) + (access == Access::read ? " reads " : " writes ") + describe(p));
   check_owner(*b, p, bytes, access, at);
 }
 
@@ -600,7 +617,7 @@ bool defer_copy(Copy copy, Site at) {
   Unwatched unwatched;
   if (!in_shared(copy.to)) launcher().fault(text(at) + " must write to shared memory");
   PendingCopies& pending = launcher().lane().pending;
-  pending.uncommitted = true;
+  pending.last_group = pending.open_group;
   if (!options().lazy_copies) return false;
   pending.copies.emplace_back(pending.open_group, copy);
   return true;
@@ -610,12 +627,13 @@ void commit_copies() {
   Unwatched unwatched;
   PendingCopies& pending = launcher().lane().pending;
   ++pending.open_group;
-  pending.uncommitted = false;
 }
 
 bool next_completed_copy(int keep, Copy& copy) {
   Unwatched unwatched;
   PendingCopies& pending = launcher().lane().pending;
+  if (pending.open_group > static_cast<uint64_t>(keep))
+    pending.waited_until = std::max(pending.waited_until, pending.open_group - static_cast<uint64_t>(keep));
   if (pending.copies.empty() || pending.copies.front().first + static_cast<uint64_t>(keep) >= pending.open_group) return false;
   copy = pending.copies.front().second;
   pending.copies.pop_front();

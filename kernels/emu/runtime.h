@@ -54,10 +54,10 @@ inline constexpr unsigned char kPoison = 0xff;
 
 struct Site {
   const char* file = "";
-  unsigned line = 0;
+  unsigned line = 0, column = 0;
   const char* word = "";  // of the vocabulary
 };
-inline Site site(const char* word, const std::source_location& at) { return {at.file_name(), at.line(), word}; }
+inline Site site(const char* word, const std::source_location& at) { return {at.file_name(), at.line(), at.column(), word}; }
 
 struct Current {
   int thread = 0, block = 0, num_blocks = 0;

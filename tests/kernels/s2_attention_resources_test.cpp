@@ -2,10 +2,12 @@
 #if defined(LONGLORA_EMU)
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <set>
 
 #include "emu/runtime.h"
 #include "kernels/support/attention_run.h"
+#include "kernels/support/sweep.h"
 
 namespace longlora::testing {
 namespace {
@@ -42,6 +44,7 @@ const std::vector<AttentionCase>& cases() {
 }
 
 TEST(AttentionResources, MultipliesVisibleTilesOnly) {
+  if (sweep() <= Sweep::small) GTEST_SKIP() << "counts do not depend on sanitizers";
   emu::options() = {};
   for (const AttentionCase& c : cases()) {
     SCOPED_TRACE("T " + std::to_string(c.tokens) + " g " + std::to_string(c.group) + " D " + std::to_string(c.head_size));
@@ -59,6 +62,7 @@ TEST(AttentionResources, MultipliesVisibleTilesOnly) {
 }
 
 TEST(AttentionResources, NoSharedAccessConflicts) {
+  if (sweep() <= Sweep::small) GTEST_SKIP() << "counts do not depend on sanitizers";
   for (const AttentionCase& c : cases()) {
     emu::options() = {};
     emu::options().count_bank_conflicts = true;
@@ -67,7 +71,11 @@ TEST(AttentionResources, NoSharedAccessConflicts) {
     run.forward();
     run.backward();
     emu::options() = {};
-    EXPECT_GE(emu::statistics().bank_conflicts.size(), 8u);
+    for (const char* word :
+         {"load_matrices at", "load_matrices_transposed at", "copy_async_16 at", "load_128 at", "store_128 at", "store at"})
+      EXPECT_TRUE(std::any_of(emu::statistics().bank_conflicts.begin(), emu::statistics().bank_conflicts.end(),
+                              [&](const auto& place) { return place.first.starts_with(word); }))
+          << word << " was not counted";
     for (const auto& [place, ways] : emu::statistics().bank_conflicts) EXPECT_EQ(ways, 1) << place << ", D " << c.head_size;
   }
 }

@@ -180,9 +180,9 @@ Extent extent() {
     case Sweep::sample:
       return {10, 1'000'000};
     case Sweep::small:
-      return {240, 2'000'000};
+      return {160, 1'500'000};
     case Sweep::ci:
-      return {2200, 4'000'000};
+      return {2200, 3'000'000};
     default:
       return {20000, 40'000'000};
   }

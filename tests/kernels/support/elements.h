@@ -1,5 +1,6 @@
 #pragma once
 // 16-bit elements on the host, written from their definitions.
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -19,8 +20,23 @@ inline uint16_t to_bf16(float x) {
   return static_cast<uint16_t>(high + (low > 0x8000u || (low == 0x8000u && (high & 1u)) ? 1 : 0));  // to nearest, ties to even
 }
 inline float from_bf16(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
-inline uint16_t to_fp16(float x) { return std::bit_cast<uint16_t>(static_cast<_Float16>(x)); }
-inline float from_fp16(uint16_t bits) { return static_cast<float>(std::bit_cast<_Float16>(bits)); }
+inline uint16_t to_fp16(float x) {  // 1 sign, 5 exponent, 10 fraction bits
+  const auto sign = static_cast<uint16_t>(std::signbit(x) ? 0x8000u : 0u);
+  if (std::isnan(x)) return static_cast<uint16_t>(sign | 0x7e00u);
+  if (std::abs(x) >= 65520.0f) return static_cast<uint16_t>(sign | 0x7c00u);
+  if (x == 0.0f) return sign;
+  const int exponent = std::max(std::ilogb(x), -14);
+  const auto units = static_cast<uint32_t>(std::nearbyint(std::ldexp(std::abs(x), 10 - exponent)));  // ties to even
+  return static_cast<uint16_t>(sign + units +
+                               (static_cast<uint32_t>(exponent + 14) << 10));  // a carry, or the hidden bit, moves the exponent up
+}
+inline float from_fp16(uint16_t bits) {
+  const int exponent = bits >> 10 & 0x1f, fraction = bits & 0x3ff;
+  const float magnitude = exponent == 31  ? (fraction ? NAN : INFINITY)
+                          : exponent == 0 ? std::ldexp(static_cast<float>(fraction), -24)
+                                          : std::ldexp(static_cast<float>(1024 + fraction), exponent - 25);
+  return bits & 0x8000u ? -magnitude : magnitude;
+}
 
 inline float rounded(ElementType t, float x) {
   return t == ElementType::fp32 ? x : t == ElementType::bf16 ? from_bf16(to_bf16(x)) : from_fp16(to_fp16(x));
