@@ -35,7 +35,7 @@ CHIPS = {"sm_80": (164, 163), "sm_90a": (228, 227)}   # KiB of shared memory: of
 # Kernels that rightly move less than 16 bytes at a time: any alignment, any type, or one number a block. A template argument `false` of a kernel
 # without tensor cores says that its rows are not aligned.
 NARROW = ("ForwardPlain", "BackwardKvPlain", "BackwardQPlain", "DeltaPlain", "naive::", "MoveRows<unsigned short", "MoveRows<unsigned int", "AddNll",
-          "ClipControl", "AddNodes", "AddPartialSums")
+          "ClipControl", "AddNodes", "AddPartialSums", "DropoutKernel")
 READS_ONLY = ("SumOfSquares", "StateLanes", "DeltaSm80", "CrossEntropyForward")   # wide loads, and one number a row or block as the result
 
 

@@ -50,7 +50,6 @@ ReadyModel load_model(const ModelRequest& request) {
   const ComputeDevice device = choose_device(request.device);
   ModelOptions options{.compute = compute_of(request.dtype, device), .device = device.where};
   options.tuning.mode = TuningMode::none;
-  check_device_limits(device, config, options.tuning);
   if (device.is_gpu()) log_info("device {}", device.name);
   int64_t max_position = config.max_position, trained_context = config.declared_context.value_or(config.max_position);
   if (!request.adapter.empty()) {

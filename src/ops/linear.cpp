@@ -129,6 +129,11 @@ void apply_dropout(const LoraDropout& dropout, uint8_t site, int64_t first_row, 
   const int64_t rows = x_NI.size(0), width = x_NI.size(1);
   LONGLORA_INVARIANT(dropout.tokens > 0 && (first_row + rows - 1) / dropout.tokens < static_cast<int64_t>(dropout.global_rows.size()));
   LONGLORA_INVARIANT(dropout.tokens <= (int64_t{1} << 34) / width);  // the element's block number has 32 bits
+  if (!x_NI.is_cpu()) {
+    require_kernels(x_NI, "dropout");
+    if constexpr (kWithKernels) device::apply_dropout(dropout, site, first_row, x_NI, out_NI, accumulate);
+    return;
+  }
   const float keep_scale = static_cast<float>(1.0 / (1.0 - dropout.drop_probability));
   with_element_type(x_NI, [&]<class T>(T) {
     at::parallel_for(0, rows, row_grain(8 * width), [&](int64_t begin, int64_t end) {

@@ -9,7 +9,6 @@
 namespace longlora {
 namespace {
 
-constexpr int64_t kMaxHeadSize = 256;            // of the plain attention kernel
 constexpr int64_t kLeftFree = int64_t{1} << 30;  // of a card: contexts of libraries, fragments
 
 ComputeDevice the_gpu() {
@@ -36,15 +35,6 @@ ComputeDevice choose_device(DeviceKind kind) {
 
 ComputeDevice choose_device(const std::string& name) {
   return choose_device(name == "cuda" ? DeviceKind::cuda : name == "cpu" ? DeviceKind::cpu : DeviceKind::automatic);
-}
-
-void check_device_limits(const ComputeDevice& device, const ModelConfig& model, const TrainConfig::Tuning& tuning) {
-  if (!device.is_gpu()) return;
-  LONGLORA_CHECK(model.head_dim <= kMaxHeadSize, config,
-                 fmt::format("heads of {} numbers; a GPU computes heads of up to {}", model.head_dim, kMaxHeadSize),
-                 "hidden_size / num_attention_heads", "use device: cpu");
-  LONGLORA_CHECK(tuning.mode != TuningMode::lora || tuning.lora.drop_probability == 0, config,
-                 "dropout of LoRA inputs on a GPU is not in this version", "tuning.lora.drop_probability", "use 0, or device: cpu");
 }
 
 PlanTarget plan_target(const ComputeDevice& device, const TrainConfig& config, ComputeType compute) {

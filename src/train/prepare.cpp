@@ -91,7 +91,6 @@ PreparedRun prepare_run(LoadedConfig loaded, PrepareFor purpose) {
   if (config.train.steps) run.plan.total_steps = *config.train.steps;
   run.counts = count_parameters(run.base->config, config.tuning);
   if (purpose == PrepareFor::exporting) return run;
-  check_device_limits(run.device, run.base->config, config.tuning);
   run.memory = make_memory_plan(run.base->config, config, run.plan, plan_target(run.device, config, run.compute));
   return run;
 }

@@ -10,7 +10,15 @@
 namespace longlora {
 
 /// A number is never reused for another purpose.
-enum class Purpose : uint8_t { initialise = 1, lora_dropout = 2, sampler_rows = 3, sampler_mix = 4, export_check = 5, generate = 6, lora_a = 7 };
+enum class Purpose : uint8_t {
+  initialise = 1,
+  lora_dropout = 2,
+  sampler_rows = 3,
+  sampler_mix = 4,
+  export_check = 5,
+  generate = 6,
+  lora_a = 7
+};
 
 std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key);
 
@@ -21,7 +29,9 @@ struct PhiloxStream {
   uint16_t layer = 0;
   uint32_t step = 0;
   uint32_t row = 0;
-  std::array<uint32_t, 4> words(uint32_t block) const;   // elements 4*block .. 4*block+3
+  /// Second word of the counter.
+  uint32_t place() const { return static_cast<uint32_t>(purpose) << 24 | uint32_t{site} << 16 | layer; }
+  std::array<uint32_t, 4> words(uint32_t block) const;  // elements 4*block .. 4*block+3
 };
 
 /// 24-bit uniform in [0, 1).

@@ -22,10 +22,6 @@ ComputeDevice choose_device(DeviceKind);
 /// "auto", "cpu" or "cuda", as a flag gives it.
 ComputeDevice choose_device(const std::string& name);
 
-/// Throws ErrorKind::config for what a GPU cannot compute in this version (docs/design.md): heads of more than 256
-/// numbers, dropout of LoRA inputs. Nothing to say about the CPU.
-void check_device_limits(const ComputeDevice&, const ModelConfig&, const TrainConfig::Tuning&);
-
 /// What the planner may use: memory.device_budget or free - 1 GiB of the card; memory.host_budget or its default on the CPU.
 PlanTarget plan_target(const ComputeDevice&, const TrainConfig&, ComputeType);
 

@@ -31,6 +31,8 @@ void rotate(const RopeTable&, const IntList& positions, int64_t first_row, const
 void swiglu_forward(const at::Tensor& gate_up_NG, at::Tensor& m_NF);
 void swiglu_backward(at::Tensor& gate_up_NG, const at::Tensor& d_m_NF);
 
+void apply_dropout(const LoraDropout&, uint8_t site, int64_t first_row, const at::Tensor& x_NI, at::Tensor& out_NI, Accumulate);
+
 void embedding_forward(const at::Tensor& weight_VC, const IntList& ids, at::Tensor& x_NC);
 void embedding_backward(const IntList& ids, const at::Tensor& d_x_NC, at::Tensor& d_weight_VC);
 
