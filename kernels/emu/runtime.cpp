@@ -46,9 +46,23 @@ struct Unwatched {
     AnnotateIgnoreReadsEnd(__FILE__, __LINE__);
   }
 };
+/// Around a switch to another fiber: one that is never resumed, after a fault, must not stay unwatched.
+struct Watched {
+  Watched() {
+    AnnotateIgnoreWritesEnd(__FILE__, __LINE__);
+    AnnotateIgnoreReadsEnd(__FILE__, __LINE__);
+  }
+  ~Watched() {
+    AnnotateIgnoreReadsBegin(__FILE__, __LINE__);
+    AnnotateIgnoreWritesBegin(__FILE__, __LINE__);
+  }
+};
 #else
 struct Unwatched {
   Unwatched() {}
+};
+struct Watched {
+  Watched() {}
 };
 void release(void*) {}
 void acquire(void*) {}
@@ -103,15 +117,21 @@ class Memory {
     }
     return nullptr;
   }
-  /// Where p lies relative to the nearest buffer that ends or begins close to it.
-  std::string describe(const void* p) const {
+  /// Where p lies relative to the nearest buffer, and how far from it.
+  struct Neighbour {
+    int64_t distance = 4096;  // further away nothing is a neighbour
+    std::string text = "an address in no registered buffer";
+  };
+  Neighbour neighbour(const void* p) const {
     const auto* c = static_cast<const char*>(p);
+    Neighbour nearest;
     for (const Buffer& b : buffers_) {
-      if (c >= b.begin && c < b.begin + b.bytes + 4096)
-        return "byte " + std::to_string(c - b.begin) + " of '" + b.name + "', which has " + std::to_string(b.bytes);
-      if (c < b.begin && c >= b.begin - 4096) return std::to_string(b.begin - c) + " bytes before '" + b.name + "'";
+      const int64_t inside = c - b.begin, size = static_cast<int64_t>(b.bytes), distance = inside < 0 ? -inside : inside - size;
+      if (distance >= nearest.distance) continue;
+      nearest = {distance, inside < 0 ? std::to_string(-inside) + " bytes before '" + b.name + "'"
+                                      : "byte " + std::to_string(inside) + " of '" + b.name + "', which has " + std::to_string(size)};
     }
-    return "an address in no registered buffer";
+    return nearest;
   }
 
  private:
@@ -333,6 +353,7 @@ void Launcher::wait(Site at, int barrier) {
   mine.waiting = at;
   mine.barrier = barrier;
   release(&end_order_);  // in case the launch fails while this thread waits
+  const Watched watched;
   go_on(Fiber::Leaving::for_now);
 }
 
@@ -537,13 +558,13 @@ bool in_shared(const void* p) {
   return current.shared != nullptr && c >= current.shared && c < current.shared + launcher().shared_bytes();
 }
 
-/// In words, for a report: behind the block's shared memory, or relative to a buffer.
+/// In words, for a report: behind the block's shared memory, or relative to a buffer, whichever is nearer.
 std::string describe(const void* p) {
-  const auto* c = static_cast<const unsigned char*>(p);
+  const Memory::Neighbour buffer = memory().neighbour(p);
+  const int64_t inside = current.shared == nullptr ? -1 : static_cast<const unsigned char*>(p) - current.shared;
   const int64_t bytes = launcher().shared_bytes();
-  if (current.shared != nullptr && c >= current.shared && c < current.shared + bytes + 4096)
-    return "byte " + std::to_string(c - current.shared) + " of shared memory, which has " + std::to_string(bytes);
-  return memory().describe(p);
+  if (inside < bytes || inside - bytes > buffer.distance) return buffer.text;
+  return "byte " + std::to_string(inside) + " of shared memory, which has " + std::to_string(bytes);
 }
 
 void check_shared(const void* p, size_t bytes, Site at) {
@@ -605,8 +626,7 @@ void check(const void* p, size_t bytes, size_t alignment, Access access, Site at
   (access == Access::read ? statistics().bytes_read : statistics().bytes_written) += static_cast<int64_t>(bytes);
   if (!options().check_bounds) return;
   Buffer* b = memory().find(p, bytes);
-  if (b == nullptr)
-    launcher().fault("out of bounds: " + text(at) + (access == Access::read ? " reads " : " writes ") + describe(p));
+  if (b == nullptr) launcher().fault("out of bounds: " + text(at) + (access == Access::read ? " reads " : " writes ") + describe(p));
   check_owner(*b, p, bytes, access, at);
 }
 
