@@ -14,7 +14,9 @@
 #include <set>
 #include <vector>
 
+#include "emu/bank_conflicts.h"
 #include "emu/fiber.h"
+#include "emu/memory.h"
 
 #if defined(LONGLORA_EMU_TSAN)
 #include <sanitizer/tsan_interface.h>
@@ -87,58 +89,6 @@ struct Random {
 // --- memory
 // -------------------------------------------------------------------------------------------------------------------------------
 
-struct Buffer {
-  const char* begin;
-  size_t bytes;
-  std::string name;
-  std::vector<uint64_t> writer;  // per two bytes: launch and block that wrote there last
-};
-
-class Memory {
- public:
-  void add(const void* begin, size_t bytes, std::string name) {
-    buffers_.push_back({static_cast<const char*>(begin), bytes, std::move(name), {}});
-    last_ = 0;
-  }
-  void remove(const void* begin) {
-    std::erase_if(buffers_, [&](const Buffer& b) { return b.begin == begin; });
-    last_ = 0;
-  }
-  Buffer* find(const void* p, size_t bytes) {
-    const auto* c = static_cast<const char*>(p);
-    const auto holds = [&](const Buffer& b) {
-      return c >= b.begin && bytes <= b.bytes && static_cast<size_t>(c - b.begin) <= b.bytes - bytes;
-    };
-    if (last_ < buffers_.size() && holds(buffers_[last_])) return &buffers_[last_];
-    for (size_t i = 0; i < buffers_.size(); ++i) {
-      if (!holds(buffers_[i])) continue;
-      last_ = i;
-      return &buffers_[i];
-    }
-    return nullptr;
-  }
-  /// Where p lies relative to the nearest buffer, and how far from it.
-  struct Neighbour {
-    int64_t distance = 4096;  // further away nothing is a neighbour
-    std::string text = "an address in no registered buffer";
-  };
-  Neighbour neighbour(const void* p) const {
-    const auto* c = static_cast<const char*>(p);
-    Neighbour nearest;
-    for (const Buffer& b : buffers_) {
-      const int64_t inside = c - b.begin, size = static_cast<int64_t>(b.bytes), distance = inside < 0 ? -inside : inside - size;
-      if (distance >= nearest.distance) continue;
-      nearest = {distance, inside < 0 ? std::to_string(-inside) + " bytes before '" + b.name + "'"
-                                      : "byte " + std::to_string(inside) + " of '" + b.name + "', which has " + std::to_string(size)};
-    }
-    return nearest;
-  }
-
- private:
-  std::vector<Buffer> buffers_;
-  size_t last_ = 0;
-};
-
 Memory& memory() {
   static Memory m;
   return m;
@@ -176,12 +126,6 @@ struct Barrier {
 };
 
 constexpr int kBlockBarrier = 0, kNumBarriers = 16, kWarpBarrier = 16;
-
-struct SharedAccess {
-  int thread;
-  uintptr_t offset;
-  size_t bytes;
-};
 
 struct Block {
   bool busy = false;
@@ -523,23 +467,6 @@ void Launcher::run(int64_t blocks, int threads, int64_t shared_bytes, Body body,
 
 // --- bank conflicts
 // -----------------------------------------------------------------------------------------------------------------------
-
-/// Ways of one access of some lanes of a warp: 32 banks of 4 bytes; 16-byte accesses go in four passes of 8 lanes, 8-byte ones in two.
-int conflict_ways(const std::vector<SharedAccess>& lanes) {
-  int worst = 1;
-  const size_t per_pass = 128 / std::max<size_t>(lanes.front().bytes, 4);
-  for (size_t first = 0; first < 32; first += per_pass) {
-    std::map<uintptr_t, std::set<uintptr_t>> words_of_bank;
-    for (const SharedAccess& a : lanes) {
-      const auto lane = static_cast<size_t>(a.thread % 32);
-      if (lane < first || lane >= first + per_pass) continue;
-      for (uintptr_t word = a.offset / 4; word < (a.offset + std::max<size_t>(a.bytes, 4)) / 4; ++word)
-        words_of_bank[word % 32].insert(word);
-    }
-    for (const auto& [bank, words] : words_of_bank) worst = std::max(worst, static_cast<int>(words.size()));
-  }
-  return worst;
-}
 
 void Launcher::count_conflicts(Block& b) {
   for (auto& [place, accesses] : b.shared_accesses) {
