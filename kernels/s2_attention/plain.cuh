@@ -61,6 +61,15 @@ struct PlainLine {
   }
 };
 
+/// take(key) for the keys that a query sees, from right to left: the wrap-around band, then its own segment.
+template <class Take>
+LONGLORA_DEVICE void for_visible_keys(const Pattern& a, const PlainLine& line, Take&& take) {
+  const int half = a.group / 2;
+  if (a.wraps_head(line.head) && line.position < half)
+    for (int key = a.tokens - 1; key >= a.tokens - half; --key) take(key);
+  for (int key = line.position, from = a.visible_from(line.row, line.position, a.shift_of(line.head)); key >= from; --key) take(key);
+}
+
 template <class E>
 struct ForwardPlain {
   using Params = ForwardParams;
@@ -70,7 +79,7 @@ struct ForwardPlain {
     const Pattern& a = p.pattern;
     const PlainLine line = PlainLine::of_warp(a.rows, a.num_heads, a.q_begin, a.q_end);
     if (!line.valid) return;
-    const int kv_head = line.head / a.heads_per_kv(), half = a.group / 2;
+    const int kv_head = line.head / a.heads_per_kv();
     const LaneRow q = LaneRow::load(at<const E>(p.q, line.row, line.head, line.position, a.q_begin), a.head_size);
     float largest = -device::infinity(), sum = 0.0f;
     LaneRow o;
@@ -84,9 +93,7 @@ struct ForwardPlain {
       for (int i = 0; i < LaneRow::kElements; ++i) o.v[i] *= shrink;
       o.add(LaneRow::load(at<const E>(p.v, line.row, kv_head, key, a.k_begin), a.head_size), weight);
     };
-    if (a.wraps_head(line.head) && line.position < half)
-      for (int key = a.tokens - 1; key >= a.tokens - half; --key) take(key);
-    for (int key = line.position, from = a.visible_from(line.row, line.position, a.shift_of(line.head)); key >= from; --key) take(key);
+    for_visible_keys(a, line, take);
     o.save(at<E>(p.o, line.row, line.head, line.position, a.q_begin), a.head_size, device::divide(1.0f, sum));
     if (device::lane_index() == 0)
       device::store(at(p.lse, line.row, line.head, line.position, a.q_begin), largest * kLn2 + device::log(sum));
@@ -149,7 +156,7 @@ struct BackwardQPlain {
     const Pattern& a = p.pattern;
     const PlainLine line = PlainLine::of_warp(a.rows, a.num_heads, a.q_begin, a.q_end);
     if (!line.valid) return;
-    const int kv_head = line.head / a.heads_per_kv(), half = a.group / 2;
+    const int kv_head = line.head / a.heads_per_kv();
     const LaneRow q = LaneRow::load(at<const E>(p.q, line.row, line.head, line.position, a.q_begin), a.head_size);
     const LaneRow d_o = LaneRow::load(at<const E>(p.d_o, line.row, line.head, line.position, a.q_begin), a.head_size);
     const float lse = device::load(at(p.lse, line.row, line.head, line.position, a.q_begin)) * kLog2E;
@@ -162,9 +169,7 @@ struct BackwardQPlain {
       const float weight = device::exp2(q.dot(k) * p.scale_log2 - lse);
       d_q.add(k, weight * (d_o.dot(v) - delta));
     };
-    if (a.wraps_head(line.head) && line.position < half)
-      for (int key = a.tokens - 1; key >= a.tokens - half; --key) take(key);
-    for (int key = line.position, from = a.visible_from(line.row, line.position, a.shift_of(line.head)); key >= from; --key) take(key);
+    for_visible_keys(a, line, take);
     d_q.save(at<E>(p.d_q, line.row, line.head, line.position, a.q_begin), a.head_size, p.scale);
   }
 };
