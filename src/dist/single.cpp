@@ -30,7 +30,9 @@ class Single : public Communicator {
   Traffic traffic() const override { return {}; }
 
  private:
-  [[noreturn]] static void no_peer() { fail(ErrorKind::internal, "a single rank has no peer", "dist::single", "report this with the command"); }
+  [[noreturn]] static void no_peer() {
+    fail(ErrorKind::internal, "a single rank has no peer", "dist::single", "report this with the command");
+  }
 };
 
 }  // namespace

@@ -29,11 +29,11 @@ struct JoinOptions {
   Digest config{};  // resolved frozen configuration
   int sequence_parallel = 1;
   bool allow_mixed_binaries = false;
-  std::string interface;               // name or address rank 0 listens on; "any": all of them; empty: what the endpoint resolves to
-  std::filesystem::path log_folder;    // flight_rank_N.jsonl after a lost peer; empty: not written
-  BootstrapStore* store = nullptr;     // with LaunchInfo::agent_store
-  double setup_seconds = 300;          // until all ranks have joined
-  double collective_seconds = 600;     // one call of the communicator
+  std::string interface;             // name or address rank 0 listens on; "any": all of them; empty: what the endpoint resolves to
+  std::filesystem::path log_folder;  // flight_rank_N.jsonl after a lost peer; empty: not written
+  BootstrapStore* store = nullptr;   // with LaunchInfo::agent_store
+  double setup_seconds = 300;        // until all ranks have joined
+  double collective_seconds = 600;   // one call of the communicator
   double heartbeat_seconds = 2, silence_seconds = 30;
 };
 
