@@ -1,7 +1,6 @@
 // Two 64-bit sums over 32-bit words, in integers: order does not matter, so neither do grid and schedule.
-#include "longlora/kernels/state_lanes.h"
-
 #include "common/arguments.h"
+#include "longlora/kernels/state_lanes.h"
 
 namespace longlora::kernels {
 namespace {
@@ -18,6 +17,7 @@ struct StateLanes {
     const uint32_t* words;
     uint64_t* shares;
     int64_t count;
+    uint64_t first;
   };
   static constexpr int kThreads = 256;
   static constexpr int kMinBlocks = 4;
@@ -30,9 +30,9 @@ struct StateLanes {
       if (kAligned && i + 4 <= p.count) {
         const device::Bits128 four = device::load_128_streamed(p.words + i);
         LONGLORA_UNROLL
-        for (int k = 0; k < 4; ++k) add(i + k, four.word[k], sum);
+        for (int k = 0; k < 4; ++k) add(p.first + static_cast<uint64_t>(i + k), four.word[k], sum);
       } else {
-        for (int64_t k = i; k < i + 4 && k < p.count; ++k) add(k, device::load(p.words + k), sum);
+        for (int64_t k = i; k < i + 4 && k < p.count; ++k) add(p.first + static_cast<uint64_t>(k), device::load(p.words + k), sum);
       }
     }
     const int64_t warp = int64_t{device::block_index()} * kWarps + device::warp_index();
@@ -43,8 +43,8 @@ struct StateLanes {
     }
   }
 
-  LONGLORA_DEVICE static void add(int64_t i, uint64_t word, uint64_t (&sum)[2]) {
-    const uint64_t place = static_cast<uint64_t>(i) + 1;
+  LONGLORA_DEVICE static void add(uint64_t index, uint64_t word, uint64_t (&sum)[2]) {
+    const uint64_t place = index + 1;
     sum[0] += mix(0x9e3779b97f4a7c15u * place + word);  // kLaneConstants
     sum[1] += mix(0xd1342543de82ef95u * place + word);
   }
@@ -52,12 +52,12 @@ struct StateLanes {
 
 }  // namespace
 
-Launch state_lanes(const uint32_t* words, int64_t count, uint64_t* shares, Stream stream) {
+Launch state_lanes(const uint32_t* words, int64_t count, uint64_t first, uint64_t* shares, Stream stream) {
   const Arguments a = Arguments().size("count", count).pointer("words", words, 4).pointer("shares", shares, 8);
   if (!a.ok()) return a.answer;
   const int64_t blocks = lane_shares(count) / StateLanes<true>::kWarps;
-  if (on_16_bytes(words)) return device::launch<StateLanes<true>>(blocks, 0, {words, shares, count}, stream);
-  return device::launch<StateLanes<false>>(blocks, 0, {words, shares, count}, stream);
+  if (on_16_bytes(words)) return device::launch<StateLanes<true>>(blocks, 0, {words, shares, count, first}, stream);
+  return device::launch<StateLanes<false>>(blocks, 0, {words, shares, count, first}, stream);
 }
 
 }  // namespace longlora::kernels

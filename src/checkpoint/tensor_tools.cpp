@@ -54,8 +54,8 @@ std::span<std::byte> bytes_of(const at::Tensor& tensor) {
   return {static_cast<std::byte*>(tensor.data_ptr()), static_cast<size_t>(tensor.numel() * tensor.element_size())};
 }
 
-StateLanes lanes_of(const at::Tensor& tensor) {
-  if (!tensor.is_cpu() && tensor.is_contiguous() && tensor.nbytes() % 4 == 0) return device_state_lanes({tensor}).front();
+StateLanes lanes_of(const at::Tensor& tensor, uint64_t first_word) {
+  if (!tensor.is_cpu() && tensor.is_contiguous() && tensor.nbytes() % 4 == 0) return device_state_lanes({tensor}, {first_word}).front();
   const at::Tensor flat = on_host(tensor);
   const std::span<const std::byte> bytes = bytes_of(flat);
   const auto* words = reinterpret_cast<const uint32_t*>(bytes.data());
@@ -64,22 +64,22 @@ StateLanes lanes_of(const at::Tensor& tensor) {
   std::mutex mutex;
   at::parallel_for(0, num_words, kWordsPerTask, [&](int64_t begin, int64_t end) {
     StateLanes part;
-    part.add({words + begin, static_cast<size_t>(end - begin)}, static_cast<uint64_t>(begin));
+    part.add({words + begin, static_cast<size_t>(end - begin)}, first_word + static_cast<uint64_t>(begin));
     const std::lock_guard lock(mutex);
     total += part;  // sums are order-free
   });
   if (bytes.size() % 4 != 0) {
     uint32_t last = 0;
     std::memcpy(&last, words + num_words, bytes.size() % 4);
-    total.add({&last, 1}, static_cast<uint64_t>(num_words));
+    total.add({&last, 1}, first_word + static_cast<uint64_t>(num_words));
   }
   return total;
 }
 
-std::vector<StateLanes> lanes_of(const std::vector<at::Tensor>& tensors) {
-  if (!tensors.empty() && !tensors.front().is_cpu()) return device_state_lanes(tensors);
+std::vector<StateLanes> lanes_of(const std::vector<at::Tensor>& tensors, const std::vector<uint64_t>& first_words) {
+  if (!tensors.empty() && !tensors.front().is_cpu()) return device_state_lanes(tensors, first_words);
   std::vector<StateLanes> lanes;
-  for (const at::Tensor& tensor : tensors) lanes.push_back(lanes_of(tensor));
+  for (size_t i = 0; i < tensors.size(); ++i) lanes.push_back(lanes_of(tensors[i], first_words[i]));
   return lanes;
 }
 
@@ -96,7 +96,8 @@ std::optional<int64_t> first_non_finite(const at::Tensor& tensor) {
 }
 
 void refresh_weight(Parameter& parameter) {
-  if (parameter.weight.data_ptr() != parameter.master.data_ptr()) parameter.weight.copy_(parameter.master);
+  const at::Tensor weight = parameter.owned(parameter.weight);
+  if (weight.data_ptr() != parameter.master.data_ptr()) weight.copy_(parameter.master);
 }
 
 }  // namespace longlora

@@ -22,14 +22,15 @@ at::Tensor on_host(const at::Tensor&);
 std::span<std::byte> bytes_of(const at::Tensor&);
 
 /// State lanes over the tensor's bytes as 32-bit words (an odd last half word is padded with zero); threads share the work.
-StateLanes lanes_of(const at::Tensor&);
+/// `first_word`: place of the tensor's first word in what it is a part of.
+StateLanes lanes_of(const at::Tensor&, uint64_t first_word = 0);
 /// Of several tensors on one device; a GPU computes them itself, and is waited for once.
-std::vector<StateLanes> lanes_of(const std::vector<at::Tensor>&);
+std::vector<StateLanes> lanes_of(const std::vector<at::Tensor>&, const std::vector<uint64_t>& first_words);
 
 /// Flat index of the first element that is NaN or infinite.
 std::optional<int64_t> first_non_finite(const at::Tensor&);
 
-/// Compute-dtype copy of a trainable parameter from its master; nothing to do where both are one storage.
+/// Compute-dtype copy of a trainable parameter, of the elements that its master holds; nothing to do where both are one storage.
 void refresh_weight(Parameter&);
 
 }  // namespace longlora

@@ -15,15 +15,19 @@ int64_t resolve_group(const TrainConfig::Attention& attention, int64_t sequence_
   if (attention.group_size) return *attention.group_size;
   if (attention.group_preset == GroupPreset::longlora_sft) return sequence_length % 4096 == 0 ? sequence_length / 4 : 8192;
   const double half = attention.group_ratio.value_or(0.25) * static_cast<double>(sequence_length) / 2;
-  return std::max<int64_t>(2, 2 * static_cast<int64_t>(std::ceil(half - 1e-6)));   // the margin absorbs the rounding of the product
+  return std::max<int64_t>(2, 2 * static_cast<int64_t>(std::ceil(half - 1e-6)));  // the margin absorbs the rounding of the product
 }
 
 int64_t num_plain_heads(AttentionPattern pattern, int64_t num_heads, int64_t layer) {
   switch (pattern) {
-    case AttentionPattern::cross_heads: return num_heads / 2;
-    case AttentionPattern::cross_layers: return layer % 2 == 0 ? num_heads : 0;
-    case AttentionPattern::plain_only: return num_heads;
-    case AttentionPattern::shifted_only: return 0;
+    case AttentionPattern::cross_heads:
+      return num_heads / 2;
+    case AttentionPattern::cross_layers:
+      return layer % 2 == 0 ? num_heads : 0;
+    case AttentionPattern::plain_only:
+      return num_heads;
+    case AttentionPattern::shifted_only:
+      return 0;
   }
   return num_heads / 2;
 }
@@ -41,8 +45,9 @@ void check_model(const TrainConfig& config, const ModelConfig& model, Checks& ch
                   "give an id inside it");
   const bool embeddings = config.tuning.train_embeddings;
   if (config.tuning.mode == TuningMode::lora && model.tied && config.tuning.train_head && *config.tuning.train_head != embeddings)
-    checks.report("tuning.train_head", fmt::format("got {}, but this model's head is its embedding and tuning.train_embeddings is {}",
-                                                   *config.tuning.train_head, embeddings),
+    checks.report("tuning.train_head",
+                  fmt::format("got {}, but this model's head is its embedding and tuning.train_embeddings is {}", *config.tuning.train_head,
+                              embeddings),
                   "remove it or make both equal");
 }
 
@@ -50,8 +55,11 @@ void check_ranks(const TrainConfig& config, int64_t ranks, Checks& checks) {
   LONGLORA_INVARIANT(ranks >= 1 && config.train.micro_batch >= 1);
   const int64_t shards = config.train.global_batch / config.train.micro_batch;
   if (shards % ranks == 0) return;
+  std::string allowed;
+  for (int64_t n = 1; n <= shards; ++n)
+    if (shards % n == 0) allowed += (allowed.empty() ? "" : ", ") + std::to_string(n);
   checks.report("train.global_batch", fmt::format("{} shards (global_batch / micro_batch) cannot be split over {} ranks", shards, ranks),
-                fmt::format("use a multiple of {}", config.train.micro_batch * ranks));
+                fmt::format("start {} ranks, or use a multiple of {}", allowed, config.train.micro_batch * ranks));
 }
 
 }  // namespace

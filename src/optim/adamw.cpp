@@ -50,7 +50,7 @@ void update_range(const Update& u, float* master, const float* grad, float* m, f
 template <class Copy>
 void update_all(const Update& u, Parameter& p, const Copy& copy) {
   float *master = p.master.data_ptr<float>(), *m = p.adam_m.data_ptr<float>(), *v = p.adam_v.data_ptr<float>();
-  const float* grad = p.grad.const_data_ptr<float>();
+  const float* grad = p.owned(p.grad).const_data_ptr<float>();
   at::parallel_for(0, p.master.numel(), 32768, [&](int64_t begin, int64_t end) { update_range(u, master, grad, m, v, begin, end, copy); });
 }
 
@@ -74,7 +74,7 @@ Update update_of(const Parameter& p, const TrainConfig::Optimizer& o, int64_t ap
 
 void update_on_device(const Update& u, Parameter& p, const UpdateGate& gate) {
   const AdamwNumbers numbers{u.beta1, u.beta2, u.keep, u.step_size, u.root_correction, u.eps};
-  adamw_update(numbers, p.master, p.grad, p.adam_m, p.adam_v, p.weight, gate.control);
+  adamw_update(numbers, p.master, p.owned(p.grad), p.adam_m, p.adam_v, p.owned(p.weight), gate.control);
 }
 
 }  // namespace
@@ -97,13 +97,14 @@ void AdamW::step(int64_t applied_step, double rate_factor, const UpdateGate& gat
   if (!gate.finite) return;
   const double clip = gate.clip;
   for (Parameter* p : parameters_) {
+    if (p->master.numel() == 0) continue;  // another rank's
     if (!p->master.is_cpu()) {
       update_on_device(update_of(*p, options_, applied_step, rate_factor, 1.0), *p, gate);
       continue;
     }
     const Update u = update_of(*p, options_, applied_step, rate_factor, clip);
     if (p->weight.scalar_type() == at::kBFloat16)
-      update_all(u, *p, Bf16Copy{p->weight.data_ptr<c10::BFloat16>()});
+      update_all(u, *p, Bf16Copy{p->owned(p->weight).data_ptr<c10::BFloat16>()});
     else
       update_all(u, *p, NoCopy{});
   }

@@ -53,22 +53,27 @@ UpdateGate gate_with(const std::vector<Parameter*>& parameters, double clip) {
 }
 
 UpdateGate update_gate(const LossSum& loss, const std::vector<Parameter*>& parameters, double clip_norm) {
-  UpdateGate gate;
   if (!on_device(parameters)) {
     LossSum on_host = loss;
     settle(on_host);  // pending when nothing is trained on a device
-    gate.nll_sum = on_host.nll_sum;
-    gate.norm = gradient_norm(parameters);
-    gate.finite = std::isfinite(gate.nll_sum) && std::isfinite(gate.norm);
-    gate.clip = clip_factor(gate.norm, clip_norm);
-    return gate;
+    return gate_of(on_host.nll_sum, gradient_norm(parameters), parameters, clip_norm);
   }
+  UpdateGate gate;
   gate.numbers = at::empty({2}, doubles_beside(parameters));
   at::Tensor nll = gate.numbers.narrow(0, 0, 1), norm = gate.numbers.narrow(0, 1, 1);
   nll.copy_(loss.pending);
   norm_on_device(parameters, norm);
   gate.control = new_control(gate.numbers.options());
   control_update(at::add(norm, at::mul(nll, 0.0)), clip_norm, gate.control);  // a loss that is no number makes the norm none
+  return gate;
+}
+
+UpdateGate gate_of(double nll_sum, double norm, const std::vector<Parameter*>& parameters, double clip_norm) {
+  UpdateGate gate{.nll_sum = nll_sum, .norm = norm, .clip = clip_factor(norm, clip_norm)};
+  gate.finite = std::isfinite(nll_sum) && std::isfinite(norm);
+  if (!on_device(parameters)) return gate;
+  gate.control = new_control(doubles_beside(parameters));
+  control_update(at::full({1}, norm + 0.0 * nll_sum, doubles_beside(parameters)), clip_norm, gate.control);
   return gate;
 }
 

@@ -1,8 +1,10 @@
 #include <ATen/Parallel.h>
+#include <ATen/ops/from_blob.h>
 
 #include <algorithm>
 #include <cmath>
 
+#include "longlora/core/error.h"
 #include "longlora/ops/optimizer.h"
 #include "optim/gate.h"
 
@@ -21,7 +23,8 @@ double square_sum(const float* g, int64_t count) {
   return (lane[0] + lane[2]) + (lane[1] + lane[3]);
 }
 
-/// node(l, i) = node(l-1, 2i) + node(l-1, 2i+1); a node without sibling passes up.
+}  // namespace
+
 double tree_sum(std::vector<double> nodes) {
   if (nodes.empty()) return 0;
   while (nodes.size() > 1) {
@@ -32,20 +35,29 @@ double tree_sum(std::vector<double> nodes) {
   return nodes[0];
 }
 
-}  // namespace
+void block_square_sums(const at::Tensor& gradient, at::Tensor blocks) {
+  LONGLORA_INVARIANT(gradient.is_contiguous() && blocks.numel() == norm_blocks(gradient.numel()));
+  if (!gradient.is_cpu()) return square_sums(gradient, blocks);
+  const float* g = gradient.const_data_ptr<float>();
+  double* sums = blocks.mutable_data_ptr<double>();
+  const int64_t count = gradient.numel();
+  at::parallel_for(0, blocks.numel(), 8, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) sums[b] = square_sum(g + b * kBlock, std::min(kBlock, count - b * kBlock));
+  });
+}
 
 double gradient_norm(const std::vector<Parameter*>& parameters) {
-  if (!parameters.empty() && !parameters.front()->grad.is_cpu()) return device_norm(parameters);
-  std::vector<double> blocks;  // every parameter starts a new block
+  if (parameters.empty()) return 0;
+  if (!parameters.front()->grad.is_cpu()) return device_norm(parameters);
+  int64_t num_blocks = 0;
+  for (const Parameter* p : parameters) num_blocks += norm_blocks(p->grad.numel());  // every parameter starts a new block
+  std::vector<double> blocks(static_cast<size_t>(num_blocks));
+  const at::Tensor sums = at::from_blob(blocks.data(), {num_blocks}, at::TensorOptions().dtype(at::kDouble));
+  int64_t first = 0;
   for (const Parameter* p : parameters) {
-    const float* g = p->grad.const_data_ptr<float>();
-    const int64_t count = p->grad.numel(), num_blocks = (count + kBlock - 1) / kBlock;
-    const size_t first = blocks.size();
-    blocks.resize(first + static_cast<size_t>(num_blocks));
-    at::parallel_for(0, num_blocks, 8, [&](int64_t begin, int64_t end) {
-      for (int64_t b = begin; b < end; ++b)
-        blocks[first + static_cast<size_t>(b)] = square_sum(g + b * kBlock, std::min(kBlock, count - b * kBlock));
-    });
+    const int64_t count = norm_blocks(p->grad.numel());
+    block_square_sums(p->grad, sums.narrow(0, first, count));
+    first += count;
   }
   return std::sqrt(tree_sum(std::move(blocks)));
 }

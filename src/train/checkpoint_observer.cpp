@@ -4,6 +4,7 @@
 #include "longlora/core/log.h"
 #include "longlora/train/observers.h"
 #include "longlora/train/run_status.h"
+#include "train/together.h"
 
 namespace longlora {
 namespace {
@@ -18,34 +19,40 @@ void announce(int64_t step, const std::filesystem::path& path) {
 
 }  // namespace
 
-CheckpointObserver::CheckpointObserver(CheckpointFolder& folder, LlamaModel& model, int64_t every, int64_t keep,
-                                       std::function<TrainState()> state, int64_t saved_step)
-    : folder_(folder), model_(model), every_(every), keep_(keep), state_(std::move(state)), saved_step_(saved_step) {}
+CheckpointObserver::CheckpointObserver(Parts parts, int64_t saved_step) : parts_(std::move(parts)), saved_step_(saved_step) {}
 
 void CheckpointObserver::save() {
-  const TrainState state = state_();
-  const std::filesystem::path path = save_train_state(folder_, model_, state);
+  const TrainState state = parts_.state();
+  dist::Communicator& ranks = parts_.reducer.ranks();
+  ranks.set_place("save", state.step);
+  together(ranks, [&] {
+    if (parts_.folder == nullptr) {
+      give_train_state(parts_.model, parts_.reducer);
+      return;
+    }
+    const std::filesystem::path path = save_train_state(*parts_.folder, parts_.model, state, &parts_.reducer);
+    run_status().checkpoint = path.string();
+    log_debug("checkpoint {}", path.string());
+    announce(state.step, path);
+    parts_.folder->rotate(parts_.keep);
+  });
   saved_step_ = state.step;
   failures_in_a_row_ = 0;
-  run_status().checkpoint = path.string();
-  log_debug("checkpoint {}", path.string());
-  announce(state.step, path);
-  folder_.rotate(keep_);
 }
 
 void CheckpointObserver::after_step(const StepReport& report) {
   run_status().step = report.step;
-  if (every_ <= 0 || report.outcome == Outcome::skipped || report.step % every_ != 0) return;
+  if (parts_.every <= 0 || report.outcome == Outcome::skipped || report.step % parts_.every != 0) return;
   try {
     save();
   } catch (const Error& error) {
     if (error.kind != ErrorKind::io || ++failures_in_a_row_ > kFailuresAllowed) throw;
-    log_warning("step {} is not saved, next try in {} steps: {}", report.step, every_, error.what());
+    log_warning("step {} is not saved, next try in {} steps: {}", report.step, parts_.every, error.what());
   }
 }
 
 void CheckpointObserver::after_last_step() {
-  if (state_().step != saved_step_) save();
+  if (parts_.state().step != saved_step_) save();
 }
 
 }  // namespace longlora

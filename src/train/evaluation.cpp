@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
+#include <optional>
 #include <span>
 
 #include "longlora/core/error.h"
@@ -71,30 +73,61 @@ void check(const PerplexityOptions& options) {
                  "--stride", "use a stride below the context");
 }
 
+struct PlacedWindow {
+  const TokenSource* source;
+  EvaluationWindow window;
+};
+struct Score {
+  double nll = 0;
+  int64_t targets = 0;
+};
+
+Score score(LlamaModel& model, const PlacedWindow& place, bool document_mask) {
+  WindowRow row(*place.source, place.window);
+  return {row.targets > 0 ? total_of(model.negative_log_likelihood(row.input(document_mask))) : 0.0, row.targets};
+}
+
+/// Window i is rank i mod size's; nullopt when a stop was asked for.
+std::optional<std::vector<Score>> score_all(LlamaModel& model, const std::vector<PlacedWindow>& windows, const PerplexityOptions& options,
+                                            dist::Communicator& ranks) {
+  const size_t size = static_cast<size_t>(ranks.size()), rounds = (windows.size() + size - 1) / size;
+  std::vector<Score> mine(rounds), all(rounds * size), in_order;
+  for (size_t round = 0; round < rounds; ++round) {
+    int64_t stop = options.stop_requested && options.stop_requested() ? 1 : 0;
+    ranks.max({&stop, 1});
+    if (stop != 0) return std::nullopt;
+    const size_t i = round * size + static_cast<size_t>(ranks.rank());
+    if (i < windows.size()) mine[round] = score(model, windows[i], options.document_mask);
+    if (options.progress)
+      options.progress(static_cast<int64_t>(std::min(windows.size(), (round + 1) * size)), static_cast<int64_t>(windows.size()));
+  }
+  ranks.all_gather(dist::bytes_of(std::span<const Score>(mine)), dist::writable_bytes_of(std::span(all)));
+  for (size_t i = 0; i < windows.size(); ++i) in_order.push_back(all[i % size * rounds + i / size]);
+  return in_order;
+}
+
 }  // namespace
 
 PerplexityResult perplexity(LlamaModel& model, const std::vector<const TokenSource*>& sources, const PerplexityOptions& options) {
   check(options);
   model.set_attention(options.attention);
-  PerplexityResult result{.context = options.context};
-  int64_t total = 0;
+  std::vector<PlacedWindow> windows;
   for (const TokenSource* source : sources)
-    total += static_cast<int64_t>(windows_of(used_tokens(*source, options.max_tokens), options).size());
+    for (const EvaluationWindow& window : windows_of(used_tokens(*source, options.max_tokens), options))
+      windows.push_back({source, window});
+  PerplexityResult result{.context = options.context};
+  const std::unique_ptr<dist::Communicator> alone = dist::single();
+  const auto scores = score_all(model, windows, options, options.ranks != nullptr ? *options.ranks : *alone);
+  if (!scores) {
+    result.interrupted = true;
+    return result;
+  }
   double sum_of_means = 0;
-  for (const TokenSource* source : sources) {
-    for (const EvaluationWindow& window : windows_of(used_tokens(*source, options.max_tokens), options)) {
-      if (options.stop_requested && options.stop_requested()) {
-        result.interrupted = true;
-        return result;
-      }
-      WindowRow row(*source, window);
-      const double nll = row.targets > 0 ? total_of(model.negative_log_likelihood(row.input(options.document_mask))) : 0.0;
-      result.nll += nll;
-      result.tokens += row.targets;
-      if (row.targets > 0) sum_of_means += nll / static_cast<double>(row.targets);
-      ++result.windows;
-      if (options.progress) options.progress(result.windows, total);
-    }
+  for (const Score& s : *scores) {
+    result.nll += s.nll;
+    result.tokens += s.targets;
+    if (s.targets > 0) sum_of_means += s.nll / static_cast<double>(s.targets);
+    ++result.windows;
   }
   LONGLORA_CHECK(result.tokens > 0, data, "too few tokens for a window of " + std::to_string(options.context),
                  sources.empty() ? "no input" : sources.front()->path().string(), "use a longer text or a shorter context");

@@ -32,7 +32,7 @@ void drop_later_lines(const std::filesystem::path& file, int64_t step) {
 }  // namespace
 
 EvaluationObserver::EvaluationObserver(Parts parts, int64_t resumed_step) : parts_(std::move(parts)), step_(resumed_step) {
-  drop_later_lines(parts_.file, resumed_step);
+  if (parts_.ranks.rank() == 0) drop_later_lines(parts_.file, resumed_step);
 }
 
 void EvaluationObserver::before_first_step() {
@@ -50,6 +50,7 @@ void EvaluationObserver::after_last_step() {
 }
 
 void EvaluationObserver::evaluate() {
+  parts_.ranks.set_place("evaluation", step_);
   const TrainConfig::Evaluate& wanted = parts_.config.evaluate;
   std::vector<const TokenSource*> sources;
   for (uint64_t i = 0; i < parts_.validation.num_sources(); ++i) sources.push_back(&parts_.validation.tokens(i));
@@ -62,16 +63,18 @@ void EvaluationObserver::evaluate() {
     options.document_mask = parts_.config.data.document_mask;
     if (as_trained) options.attention = attention_at(parts_.config, parts_.plan, std::max<int64_t>(0, step_ - 1));
     options.stop_requested = parts_.stop_requested;
+    options.ranks = &parts_.ranks;
     const PerplexityResult result = perplexity(parts_.model, sources, options);
     if (result.interrupted) return;
     json += (json.empty() ? "" : ", ") + to_json(result);
     text += fmt::format("  {} {:.3f}", context, result.perplexity);
     if (parts_.events != nullptr) parts_.events->add(step_, {{"evaluate/perplexity_" + std::to_string(context), result.perplexity}});
   }
+  evaluated_step_ = step_;
+  if (parts_.ranks.rank() != 0) return;
   log_info("validation perplexity after step {}:{}", step_, text);
   std::ofstream(parts_.file, std::ios::app) << "{\"step\": " << step_ << ", \"attention\": \"" << (as_trained ? "as_trained" : "full")
                                             << "\", \"contexts\": [" << json << "]}\n";
-  evaluated_step_ = step_;
 }
 
 }  // namespace longlora

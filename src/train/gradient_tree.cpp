@@ -6,10 +6,11 @@ namespace longlora {
 
 GradientTree::GradientTree(std::vector<Parameter*> trainable) : trainable_(std::move(trainable)) {}
 
-void GradientTree::begin() {
+void GradientTree::begin(int64_t first_shard) {
   newest_.reset();
   for (Subtree& left_over : open_) spare_.push_back(std::move(left_over.gradients));  // an abandoned step leaves some
   open_.clear();
+  next_shard_ = first_shard;
 }
 
 void GradientTree::open() {
@@ -23,39 +24,64 @@ void GradientTree::open() {
   }
 }
 
-LossSum GradientTree::absorb(const LossSum& right) {
+void GradientTree::absorb() {
   Subtree left = std::move(open_.back());
   open_.pop_back();
   for (size_t i = 0; i < trainable_.size(); ++i) trainable_[i]->grad.add_(left.gradients[i]);  // fp32 addition commutes
   spare_.push_back(std::move(left.gradients));
-  return left.node.loss + right;
+}
+
+GradientTree::Buffers GradientTree::spare_buffers() {
+  if (!spare_.empty()) {
+    Buffers buffers = std::move(spare_.back());
+    spare_.pop_back();
+    return buffers;
+  }
+  Buffers buffers;
+  for (Parameter* p : trainable_) buffers.push_back(at::empty_like(p->grad));
+  return buffers;
 }
 
 void GradientTree::store(const Node& node) {
-  Buffers buffers;
-  if (spare_.empty()) {
-    for (Parameter* p : trainable_) buffers.push_back(at::empty_like(p->grad));
-  } else {
-    buffers = std::move(spare_.back());
-    spare_.pop_back();
-  }
+  Buffers buffers = spare_buffers();
   for (size_t i = 0; i < trainable_.size(); ++i) buffers[i].copy_(trainable_[i]->grad);
-  open_.push_back({node, std::move(buffers)});
+  open_.push_back({node.level, node.index, std::move(buffers)});
 }
 
-void GradientTree::close(const LossSum& loss) {
-  Node node{0, loss};
-  while (!open_.empty() && open_.back().node.level == node.level) node = {node.level + 1, absorb(node.loss)};
+void GradientTree::close() {
+  Node node{0, next_shard_++};
+  const auto left_sibling_is_open = [&] {
+    return !open_.empty() && node.index % 2 == 1 && open_.back().level == node.level && open_.back().index == node.index - 1;
+  };
+  while (left_sibling_is_open()) {
+    absorb();
+    node = {node.level + 1, node.index / 2};
+  }
   newest_ = node;
 }
 
-LossSum GradientTree::finish() {
+void GradientTree::finish() {
   LONGLORA_INVARIANT(newest_);
-  // The right edge of the tree: a node without sibling passes up unchanged until it meets a finished left neighbour.
-  LossSum sum = newest_->loss;
   newest_.reset();
-  while (!open_.empty()) sum = absorb(sum);
-  return sum;
+  // The right edge of the tree: a node without sibling passes up unchanged until it meets a finished left neighbour.
+  while (!open_.empty()) absorb();
+}
+
+std::vector<GradientTree::Subtree> GradientTree::take_subtrees() {
+  LONGLORA_INVARIANT(newest_);
+  store(*newest_);
+  newest_.reset();
+  return std::exchange(open_, {});
+}
+
+LossSum tree_sum(std::vector<LossSum> nodes) {
+  if (nodes.empty()) return {};
+  while (nodes.size() > 1) {
+    const size_t parents = (nodes.size() + 1) / 2;
+    for (size_t i = 0; i < parents; ++i) nodes[i] = 2 * i + 1 < nodes.size() ? nodes[2 * i] + nodes[2 * i + 1] : nodes[2 * i];
+    nodes.resize(parents);
+  }
+  return nodes.front();
 }
 
 }  // namespace longlora

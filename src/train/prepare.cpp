@@ -80,14 +80,14 @@ Digest lanes_digest(const std::map<std::string, StateLanes>& lanes) {
 
 }  // namespace
 
-PreparedRun prepare_run(LoadedConfig loaded, PrepareFor purpose) {
+PreparedRun prepare_run(LoadedConfig loaded, PrepareFor purpose, int64_t ranks) {
   PreparedRun run{.loaded = std::move(loaded)};
   const TrainConfig& config = run.loaded.config;
   if (purpose == PrepareFor::training) run.device = choose_device(config.device);
   run.compute = resolve_compute(config, run.device);
   check_data_paths(config);
   run.base = std::make_unique<BaseModel>(config.model.path, config.model.init == InitKind::load);
-  run.plan = make_run_plan(config, run.base->config);
+  run.plan = make_run_plan(config, run.base->config, ranks);
   if (config.train.steps) run.plan.total_steps = *config.train.steps;
   run.counts = count_parameters(run.base->config, config.tuning);
   if (purpose == PrepareFor::exporting) return run;

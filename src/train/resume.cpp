@@ -4,6 +4,7 @@
 
 #include "longlora/core/error.h"
 #include "longlora/core/log.h"
+#include "train/together.h"
 
 namespace longlora {
 namespace {
@@ -28,8 +29,9 @@ bool is_former_value(const std::vector<LineageEntry>& lineage, const std::string
 
 }  // namespace
 
-std::optional<ResumeState> choose_resume(CheckpointFolder& folder, const TrainRequest& request) {
-  if (request.resume == ResumeMode::never) return std::nullopt;
+namespace {
+
+std::optional<CheckpointFolder::Found> choose(CheckpointFolder& folder, const TrainRequest& request) {
   std::optional<CheckpointFolder::Found> found;
   if (request.resume == ResumeMode::automatic) {
     found = folder.choose();
@@ -41,9 +43,27 @@ std::optional<ResumeState> choose_resume(CheckpointFolder& folder, const TrainRe
                        " of this output folder",
                    request.resume_path.string(), "choose another --output-dir");
   }
-  if (!found) return std::nullopt;
-  TrainState state = read_train_state(*found);
-  return ResumeState{std::move(*found), std::move(state)};
+  return found;
+}
+
+}  // namespace
+
+std::optional<ResumeState> choose_resume(CheckpointFolder* folder, const TrainRequest& request, dist::Communicator& ranks) {
+  if (request.resume == ResumeMode::never) return std::nullopt;
+  std::optional<CheckpointFolder::Found> found;
+  on_root(ranks, [&] { found = choose(*folder, request); });
+  const std::string path = root_text(ranks, found ? found->path.string() : "");
+  const std::string manifest = root_text(ranks, found ? print_manifest(found->manifest) : "");
+  if (path.empty()) return std::nullopt;
+  std::optional<ResumeState> state;
+  together(ranks, [&] {
+    if (!found) found = CheckpointFolder::verify(path);
+    LONGLORA_CHECK(print_manifest(found->manifest) == manifest, peer, "another checkpoint than rank 0's", path,
+                   "put output_dir on storage that all hosts share");
+    state = ResumeState{std::move(*found), {}};
+    state->state = read_train_state(state->found);
+  });
+  return state;
 }
 
 MergedConfig merge_config(const LoadedConfig& wanted, const ConfigSources& sources, const TrainState& state) {

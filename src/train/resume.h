@@ -6,6 +6,7 @@
 
 #include "longlora/checkpoint/train_state.h"
 #include "longlora/config/config_io.h"
+#include "longlora/dist/communicator.h"
 #include "longlora/train/run.h"
 
 namespace longlora {
@@ -16,7 +17,8 @@ struct ResumeState {
 };
 
 /// The checkpoint to go on from: nullopt when there is none (or --resume never). --resume PATH below higher steps of the same folder: busy.
-std::optional<ResumeState> choose_resume(CheckpointFolder&, const TrainRequest&);
+/// The root (the one with a folder) chooses, every rank reads and verifies the same one; another manifest there: ErrorKind::peer.
+std::optional<ResumeState> choose_resume(CheckpointFolder*, const TrainRequest&, dist::Communicator&);
 
 struct MergedConfig {
   LoadedConfig loaded;

@@ -15,6 +15,8 @@
 #include "train/finish.h"
 #include "train/resume.h"
 #include "train/run_folder.h"
+#include "train/together.h"
+#include "train/world.h"
 
 namespace longlora {
 namespace {
@@ -90,50 +92,73 @@ void print_banner(const PreparedRun& run, const std::function<void(const std::st
   for (const std::string& line : banner(run)) say(line);
 }
 
-/// The run after its output folder is locked.
+int saved_threads(const TrainState& state) {
+  const auto found = state.fingerprint.find("threads");
+  return found == state.fingerprint.end() ? 0 : std::atoi(found->second.c_str());
+}
+
+/// The run after all its ranks have met.
 class Run {
  public:
-  Run(const TrainRequest& request, PreparedRun prepared)
-      : request_(request), run_(std::move(prepared)), folder_(run_, request.resume), stop_(run_.config().output_dir) {}
+  Run(const TrainRequest& request, PreparedRun prepared, const dist::LaunchInfo& launch, dist::Communicator& ranks)
+      : request_(request), run_(std::move(prepared)), launch_(launch), ranks_(ranks), folder_(run_, ranks.rank()) {}
 
   int execute() {
-    resume_ = choose_resume(folder_.checkpoints(), request_);
+    on_root(ranks_, [&] { folder_.open(run_, request_.resume); });
+    stop_.emplace(run_.config().output_dir);  // not before the folder is this run's: it takes away an old STOP file
+    resume_ = choose_resume(folder_.checkpoints(), request_, ranks_);
     if (resume_) take_saved_config();
-    RunData data(run_, folder_.path());
-    run_.plan.total_steps = total_steps(run_.config(), data, run_.plan.global_batch);
+    const std::unique_ptr<RunData> data = open_data();
+    run_.plan.total_steps = total_steps(run_.config(), *data, run_.plan.global_batch);
     print_banner(run_, [&](const std::string& line) { folder_.say(line); });
-    for (const std::string& line : data.train->summary()) folder_.say("data       " + line);
+    if (ranks_.size() > 1) folder_.say(dist::describe(launch_));
+    for (const std::string& line : data->train->summary()) folder_.say("data       " + line);
     Digest weights{};
-    const std::unique_ptr<LlamaModel> model = make_model(run_, weights);
+    std::unique_ptr<LlamaModel> model;
+    together(ranks_, [&] { model = make_model(run_, weights); });
     identity_ = {
-        {"weights", digest_hex(weights)}, {"tokenizer", digest_hex(data.tokenizer_digest())}, {"data", digest_hex(data.train->digest())}};
+        {"weights", digest_hex(weights)}, {"tokenizer", digest_hex(data->tokenizer_digest())}, {"data", digest_hex(data->train->digest())}};
     prints_ = fingerprint(run_.compute, run_.device, run_.base->config.head_dim);
     if (resume_) check_identity(resume_->state, identity_, prints_, run_.config().deterministic);
-    folder_.describe(run_, identity_);
-    Progress start{.chain = chain_start(frozen_digest(run_.config()), weights, data.tokenizer_digest(), data.train->digest())};
+    on_root(ranks_, [&] { folder_.describe(run_, identity_); });
+    Progress start{.chain = chain_start(frozen_digest(run_.config()), weights, data->tokenizer_digest(), data->train->digest())};
+    Reducer reducer(ranks_, model->trainable(), run_.plan.canonical_shards, run_.config().dist.shard_state != AutoBool::off);
     AdamW optimizer(model->trainable(), run_.config().optimizer);
     if (resume_) {
-      start = restore(*resume_, *model);
+      together(ranks_, [&] { start = restore(*resume_, *model); });
+      reducer.refresh_weights();
       folder_.say("resume     step " + std::to_string(start.step) + " from " + resume_->found.path.string());
     }
-    return train(*model, optimizer, data, std::move(start));
+    return train(*model, optimizer, reducer, *data, std::move(start));
   }
 
  private:
+  /// Text is tokenised once: by the root, whose cache the others find.
+  std::unique_ptr<RunData> open_data() {
+    std::unique_ptr<RunData> data;
+    ranks_.set_place("data", 0);
+    on_root(ranks_, [&] { data = std::make_unique<RunData>(run_, folder_.path()); });
+    together(ranks_, [&] {
+      if (!data) data = std::make_unique<RunData>(run_, folder_.path());
+    });
+    return data;
+  }
+
   void take_saved_config() {
     MergedConfig merged = merge_config(run_.loaded, request_.sources, resume_->state);
     for (const std::string& notice : merged.notices) log_notice("resume: {}", notice);
     lineage_ = std::move(merged.lineage);
-    run_ = prepare_run(std::move(merged.loaded));
+    take_threads(request_, saved_threads(resume_->state), launch_);
+    run_ = prepare_run(std::move(merged.loaded), PrepareFor::training, run_.plan.ranks);
     run_status().step = resume_->state.step;
     run_status().checkpoint = resume_->found.path.string();
   }
 
-  int train(LlamaModel& model, AdamW& optimizer, const RunData& data, Progress start) {
+  int train(LlamaModel& model, AdamW& optimizer, Reducer& reducer, const RunData& data, Progress start) {
     const TrainConfig& config = run_.config();
     const std::filesystem::path& out = folder_.path();
-    BatchLoader loader(*data.train, data.sampler(config), run_.plan.global_batch, run_.plan.micro_batch, 0, run_.plan.canonical_shards,
-                       config.data.prefetch);
+    BatchLoader loader(*data.train, data.sampler(config), run_.plan.global_batch, run_.plan.micro_batch, reducer.first_shard(),
+                       run_.plan.accumulation, config.data.prefetch);
     const int64_t first_step = start.step;
     const auto keep_less = [&] {
       if (!replan_with_less(run_)) return false;
@@ -142,62 +167,76 @@ class Run {
       folder_.say("policy     " + run_.memory.policy_summary());
       return true;
     };
-    Trainer trainer({model, loader, optimizer, config, run_.plan, out / "logs", keep_less}, std::move(start));
+    Trainer trainer({model, loader, optimizer, reducer, config, run_.plan, out / "logs", keep_less}, std::move(start));
     if (!request_.dump_gradients.empty()) {
-      dump_gradients(model, trainer.accumulate_gradients(), request_.dump_gradients, config.tuning.mode);
+      const LossSum loss = trainer.accumulate_gradients();
+      on_root(ranks_, [&] { dump_gradients(model, loss, request_.dump_gradients, config.tuning.mode); });
       folder_.say("gradients  of the first step in " + request_.dump_gradients.string());
       return 0;
     }
     const SpeedScale scale{run_.memory.flops, run_.memory.full_attention_flops, measure_product_rate(run_.compute, run_.device.where)};
     folder_.say(fmt::format("peak       {:.0f} GFLOP/s in one large product, the base of MFU and HFU", scale.peak_flops_per_second / 1e9));
-    const auto stop_requested = [this] { return stop_.requested(); };
+    const auto stop_requested = [this] { return stop_->requested(); };
 
-    MetricsObserver metrics(out / "metrics.jsonl", resume_ ? resume_->state.metrics_bytes : 0, scale);
-    ProgressObserver progress(request_.progress, config.log.every, run_.plan.total_steps, folder_.log_file());
-    CheckpointObserver checkpoints(
-        folder_.checkpoints(), model, config.checkpoint.every, config.checkpoint.keep,
-        [&] {
-          metrics.sync();  // the recorded length must never exceed the file
-          return train_state(trainer, config, metrics.bytes(), identity_, prints_, lineage_);
-        },
-        resume_ ? first_step : -1);
-    std::vector<Observer*> observers = {&metrics, &progress, &checkpoints};
+    std::optional<MetricsObserver> metrics;  // the root's
+    std::vector<Observer*> observers;
+    std::optional<ProgressObserver> progress;
+    if (is_root()) {
+      observers.push_back(&metrics.emplace(out / "metrics.jsonl", resume_ ? resume_->state.metrics_bytes : 0, scale));
+      observers.push_back(&progress.emplace(request_.progress, config.log.every, run_.plan.total_steps, folder_.log_file()));
+    }
+    const auto state = [&] {
+      if (metrics) metrics->sync();  // the recorded length must never exceed the file
+      return train_state(trainer, config, metrics ? metrics->bytes() : 0, identity_, prints_, lineage_);
+    };
+    CheckpointObserver checkpoints({folder_.checkpoints(), model, reducer, config.checkpoint.every, config.checkpoint.keep, state},
+                                   resume_ ? first_step : -1);
+    observers.push_back(&checkpoints);
     std::unique_ptr<EventsObserver> events;
-    if (config.log.tensorboard && !trainer.done()) observers.push_back((events = std::make_unique<EventsObserver>(out)).get());
+    if (is_root() && config.log.tensorboard && !trainer.done()) observers.push_back((events = std::make_unique<EventsObserver>(out)).get());
     std::unique_ptr<EvaluationObserver> evaluation;
     if (data.validation) {
       evaluation = std::make_unique<EvaluationObserver>(
           EvaluationObserver::Parts{model, *data.validation, config, run_.plan, out / "evaluation.jsonl",
-                                    events ? &events->file() : nullptr, stop_requested},
+                                    events ? &events->file() : nullptr, stop_requested, ranks_},
           first_step);
       observers.push_back(evaluation.get());
     }
     const bool finished = trainer.run(observers, stop_requested);
     if (!finished) stopped(trainer.progress().step);
-    return finish(model);
+    return finish(model, reducer);
   }
 
   [[noreturn]] void stopped(int64_t step) {
-    fail(ErrorKind::preempted, "stopped by " + stop_.reason() + " after step " + std::to_string(step) + ", state saved",
-         run_status().checkpoint, "run the same command again to go on");
+    const std::string reason = stop_->reason().empty() ? "another rank" : stop_->reason();
+    fail(ErrorKind::preempted, "stopped by " + reason + " after step " + std::to_string(step) + ", state saved", run_status().checkpoint,
+         "run the same command again to go on");
   }
 
-  int finish(LlamaModel& model) {
-    const std::filesystem::path result = export_result(model, run_, identity_);
-    if (!result.empty()) folder_.say("result     " + result.string());
-    try {
-      write_report(folder_.path());
-      folder_.say("report     " + (folder_.path() / "report.html").string());
-    } catch (const Error& error) {
-      log_warning("no report: {}", error.what());  // a report never decides how a run ends
-    }
+  int finish(LlamaModel& model, Reducer& reducer) {
+    ranks_.set_place("export", run_.plan.total_steps);
+    reducer.gather_masters();
+    on_root(ranks_, [&] {
+      const std::filesystem::path result = export_result(model, run_, identity_);
+      if (!result.empty()) folder_.say("result     " + result.string());
+      try {
+        write_report(folder_.path());
+        folder_.say("report     " + (folder_.path() / "report.html").string());
+      } catch (const Error& error) {
+        log_warning("no report: {}", error.what());  // a report never decides how a run ends
+      }
+    });
     return 0;
   }
 
+  bool is_root() const { return ranks_.rank() == 0; }
+
   const TrainRequest& request_;
   PreparedRun run_;
+  const dist::LaunchInfo& launch_;
+  dist::Communicator& ranks_;
   RunFolder folder_;
-  StopRequest stop_;
+  std::optional<StopRequest> stop_;
   std::optional<ResumeState> resume_;
   std::vector<LineageEntry> lineage_;
   std::map<std::string, std::string> identity_, prints_;
@@ -206,12 +245,16 @@ class Run {
 }  // namespace
 
 int run_training(const TrainRequest& request) {
-  PreparedRun prepared = prepare_run(load_config(request.sources));
+  LoadedConfig loaded = load_config(request.sources);
+  const dist::LaunchInfo launch = find_launch(request, loaded.config);
+  PreparedRun prepared = prepare_run(std::move(loaded), PrepareFor::training, launch.world_size);
   if (request.dry_run) {
     print_banner(prepared, [](const std::string& line) { log_info("{}", line); });
     return 0;
   }
-  return Run(request, std::move(prepared)).execute();
+  run_status().rank = launch.rank;
+  const std::unique_ptr<dist::Communicator> ranks = join(launch, request, prepared.config(), prepared.device.is_gpu());
+  return Run(request, std::move(prepared), launch, *ranks).execute();
 }
 
 }  // namespace longlora

@@ -53,7 +53,9 @@ std::string as_json(const std::map<std::string, std::string>& map) {
 
 }  // namespace
 
-RunFolder::RunFolder(const PreparedRun& run, ResumeMode resume) : path_(run.config().output_dir) {
+RunFolder::RunFolder(const PreparedRun& run, int rank) : rank_(rank), path_(run.config().output_dir) {}
+
+void RunFolder::open(const PreparedRun& run, ResumeMode resume) {
   create_folders(path_);
   if (resume == ResumeMode::never) refuse_old_content(path_);
   run_status().run_id = process_nonce();
@@ -67,7 +69,7 @@ RunFolder::RunFolder(const PreparedRun& run, ResumeMode resume) : path_(run.conf
 }
 
 void RunFolder::say(const std::string& line) const {
-  log_info("{}", line);
+  if (rank_ == 0) log_info("{}", line);
   std::ofstream(log_file(), std::ios::app) << wall_clock_iso8601() << " " << line << "\n";
 }
 

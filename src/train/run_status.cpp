@@ -16,8 +16,8 @@ std::string exit_json(const Error* error, int code) {
   const std::string name(error != nullptr ? exit_code(error->kind).name : "done");
   return "{\"code\": " + std::to_string(code) + ", \"name\": " + json_quote(name) + ", \"what\": " + text(&Error::what_happened) +
          ", \"where\": " + text(&Error::where) + ", \"do\": " + text(&Error::what_to_do) + ", \"step\": " + std::to_string(run.step) +
-         ", \"rank\": 0, \"checkpoint\": " + json_quote(run.checkpoint) + ", \"run_id\": " + json_quote(run.run_id) +
-         ", \"version\": " + json_quote(kVersion) + "}\n";
+         ", \"rank\": " + std::to_string(run.rank) + ", \"checkpoint\": " + json_quote(run.checkpoint) +
+         ", \"run_id\": " + json_quote(run.run_id) + ", \"version\": " + json_quote(kVersion) + "}\n";
 }
 
 }  // namespace

@@ -9,21 +9,7 @@
 namespace longlora {
 namespace {
 
-/// Exact number of targets of the global batch, before any forward.
-int64_t count_targets(const std::vector<TokenBatch>& shards, uint64_t first_row, uint64_t rows) {
-  int64_t targets = 0;
-  for (const TokenBatch& shard : shards) targets += shard.targets;
-  LONGLORA_CHECK(targets > 0, data, "a global batch without any target token",
-                 "rows " + std::to_string(first_row) + " to " + std::to_string(first_row + rows - 1),
-                 "check data.train: these rows hold padding or untrained text only");
-  return targets;
-}
-
-int64_t sum_padding(const std::vector<TokenBatch>& shards) {
-  int64_t padding = 0;
-  for (const TokenBatch& shard : shards) padding += shard.padding;
-  return padding;
-}
+constexpr int64_t kStepsBetweenChecks = 50;  // of replicas
 
 }  // namespace
 
@@ -44,56 +30,78 @@ ModelInput Trainer::model_input(const TokenBatch& batch) const {
   return input;
 }
 
-LossSum Trainer::accumulate(const std::vector<TokenBatch>& shards, int64_t targets) {
+/// Rows of this rank, and what they and the other ranks' hold together: the number of targets is exact before any forward.
+std::vector<TokenBatch> Trainer::rows_of_step(StepReport& report) {
+  const double waited = loader_.wait_seconds();
+  std::vector<TokenBatch> shards;
+  std::exception_ptr failure;
+  try {
+    shards = loader_.step(report.first_row);  // host only
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  reducer_.agree_on_failure(failure, report.step);
+  if (failure) std::rethrow_exception(failure);
+  int64_t counts[2] = {0, 0};
+  for (const TokenBatch& shard : shards) counts[0] += shard.targets, counts[1] += shard.padding;
+  reducer_.ranks().sum(counts);
+  report.targets = counts[0];
+  report.padding = counts[1];
+  report.data_wait_seconds = loader_.wait_seconds() - waited;
+  LONGLORA_CHECK(report.targets > 0, data, "a global batch without any target token",
+                 "rows " + std::to_string(report.first_row) + " to " + std::to_string(report.first_row + report.rows - 1),
+                 "check data.train: these rows hold padding or untrained text only");
+  return shards;
+}
+
+std::vector<LossSum> Trainer::accumulate(const std::vector<TokenBatch>& shards, int64_t targets) {
   const float scale = static_cast<float>(1.0 / static_cast<double>(targets));  // the only division
   model_.set_attention(attention_at(config_, plan_, progress_.step));
-  tree_.begin();
+  tree_.begin(reducer_.first_shard());
+  std::vector<LossSum> losses;
   for (const TokenBatch& shard : shards) {
     const ModelInput input = model_input(shard);
-    tree_.open();                                                                   // zeroed gradients
-    at::Tensor hidden_BTC = model_.forward(input, saved_);                          // saved_ holds what the policy keeps
-    const LossSum loss = model_.loss_backward(hidden_BTC, input.labels_BT, scale);  // hidden becomes its own gradient
+    tree_.open();                                                                // zeroed gradients
+    at::Tensor hidden_BTC = model_.forward(input, saved_);                       // saved_ holds what the policy keeps
+    losses.push_back(model_.loss_backward(hidden_BTC, input.labels_BT, scale));  // hidden becomes its own gradient
     model_.backward(std::move(hidden_BTC), input, saved_);
-    tree_.close(loss);  // adds finished siblings, fixed order
+    tree_.close();  // adds finished siblings, fixed order
   }
-  return tree_.finish();
+  return losses;
 }
 
-LossSum Trainer::accumulate_within_memory(const std::vector<TokenBatch>& shards, int64_t targets) {
+[[noreturn]] void Trainer::out_of_memory(const std::exception_ptr& failure) const {
+  if (failure) std::rethrow_exception(failure);
+  fail(ErrorKind::memory, "another rank ran out of memory", "step " + std::to_string(progress_.step + 1), "see the last line of that rank");
+}
+
+/// A cheaper policy on all ranks, or the end of the run on all.
+void Trainer::keep_less(const std::exception_ptr& failure) {
+  saved_ = SavedActivations();
+  const bool has_cheaper = keep_less_ && keep_less_();
+  if (reducer_.any(!has_cheaper)) out_of_memory(failure);
+  ++step_downs_;
+  log_warning("step {} ran out of memory: its rows are computed again, less is kept from now on", progress_.step + 1);
+}
+
+std::vector<LossSum> Trainer::accumulate_within_memory(const std::vector<TokenBatch>& shards, int64_t targets) {
   constexpr int kStepDowns = 3;  // a run
   for (;;) {
+    std::vector<LossSum> losses;
+    std::exception_ptr failure;
     try {
-      return accumulate(shards, targets);
-    } catch (const std::exception& error) {
-      if (!is_out_of_memory(error) || config_.memory.on_oom == OnOom::stop || step_downs_ == kStepDowns) throw;
-      saved_ = SavedActivations();
-      if (!keep_less_ || !keep_less_()) throw;
-      ++step_downs_;
-      log_warning("step {} ran out of memory: its rows are computed again, less is kept from now on", progress_.step + 1);
+      losses = accumulate(shards, targets);
+    } catch (...) {
+      failure = std::current_exception();
     }
+    if (!reducer_.agree_on_failure(failure, progress_.step + 1)) return losses;
+    if (config_.memory.on_oom == OnOom::stop || step_downs_ == kStepDowns) out_of_memory(failure);
+    keep_less(failure);
   }
 }
 
-StepReport Trainer::step() {
-  const double started = monotonic_seconds(), waited = loader_.wait_seconds();
-  StepReport report{.step = progress_.step + 1, .first_row = progress_.cursor.next_row, .rows = static_cast<uint64_t>(plan_.global_batch)};
-  const std::vector<TokenBatch> shards = loader_.step(report.first_row);  // host only
-  report.data_wait_seconds = loader_.wait_seconds() - waited;
-  report.targets = count_targets(shards, report.first_row, report.rows);
-  report.tokens = plan_.tokens_per_step;
-  report.padding = sum_padding(shards);
-  report.attention = attention_at(config_, plan_, progress_.step).kind;
-
-  const LossSum sum = accumulate_within_memory(shards, report.targets);
-  LONGLORA_INVARIANT(sum.targets == report.targets);
-  const double rate_factor = learning_rate_at(config_.schedule, 1.0, progress_.step, plan_.total_steps);
-  report.learning_rate = rate_factor * config_.optimizer.learning_rate;
-
-  UpdateGate gate = update_gate(sum, trainable_, config_.optimizer.clip_norm);
-  optimizer_.step(progress_.applied_steps + 1, rate_factor, gate);  // moves nothing unless loss and norm are finite
-  read(gate);                                                       // the step's one wait for a device
-  report.loss = gate.nll_sum / static_cast<double>(sum.targets);
-  report.grad_norm = gate.norm;
+/// What a finished step leaves in the run's progress.
+void Trainer::move_on(StepReport& report, const UpdateGate& gate) {
   if (gate.finite) {
     ++progress_.step;
     ++progress_.applied_steps;
@@ -109,12 +117,33 @@ StepReport Trainer::step() {
   progress_.chain = chain_next(progress_.chain, {.step = static_cast<uint64_t>(report.step),
                                                  .loss = report.loss,
                                                  .grad_norm = report.grad_norm,
-                                                 .state = state_digest(model_),
+                                                 .state = state_digest(model_, &reducer_),
                                                  .outcome = report.outcome,
                                                  .first_row = report.first_row,
                                                  .rows = report.rows,
                                                  .skipped = &progress_.cursor.skipped});
   report.hash = digest_hex(progress_.chain);
+}
+
+StepReport Trainer::step() {
+  const double started = monotonic_seconds();
+  StepReport report{.step = progress_.step + 1, .first_row = progress_.cursor.next_row, .rows = static_cast<uint64_t>(plan_.global_batch)};
+  reducer_.ranks().set_place("step", report.step);
+  const std::vector<TokenBatch> shards = rows_of_step(report);
+  report.tokens = plan_.tokens_per_step;
+  report.attention = attention_at(config_, plan_, progress_.step).kind;
+  const double rate_factor = learning_rate_at(config_.schedule, 1.0, progress_.step, plan_.total_steps);
+  report.learning_rate = rate_factor * config_.optimizer.learning_rate;
+
+  const std::vector<LossSum> losses = accumulate_within_memory(shards, report.targets);
+  UpdateGate gate = reducer_.reduce(tree_, losses, config_.optimizer.clip_norm);
+  optimizer_.step(progress_.applied_steps + 1, rate_factor, gate);  // moves nothing unless loss and norm are finite
+  read(gate);                                                       // the step's one wait for a device
+  if (gate.finite) reducer_.refresh_weights();
+  report.loss = gate.nll_sum / static_cast<double>(report.targets);
+  report.grad_norm = gate.norm;
+  move_on(report, gate);
+  if (report.step % kStepsBetweenChecks == 0) reducer_.check_replicas();
   const MemoryNow memory = memory_now(model_.options().device);
   report.memory_bytes = memory.bytes;
   report.memory_peak_bytes = memory.peak_bytes;

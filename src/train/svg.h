@@ -19,7 +19,8 @@ struct Chart {
   bool y_from_zero = false, markers = false;
 };
 
-/// <svg> of 640 x 300, with a legend below from two series on; series without finite points are left out; more than 1,000 points are thinned by buckets (mean).
+/// <svg> of 640 x 300, with a legend below from two series on; series without finite points are left out; more than 1,000 points are
+/// thinned by buckets (mean).
 std::string svg_chart(const Chart&);
 std::string html_escape(std::string_view);
 

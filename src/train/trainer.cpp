@@ -24,12 +24,17 @@ int64_t recent_skips(const Cursor& cursor, uint64_t rows_per_step, int64_t step)
   return recent;
 }
 
+/// Among what this rank holds; where state is sharded that is a part of each.
 std::string first_bad_tensor(const std::vector<Parameter*>& trainable) {
   for (const Parameter* p : trainable) {
-    if (p->grad.defined() && !at::isfinite(p->grad).all().item<bool>()) return p->name + ".grad";
+    if (p->grad.defined() && !at::isfinite(p->owned(p->grad)).all().item<bool>()) return p->name + ".grad";
     if (!at::isfinite(p->master).all().item<bool>()) return p->name;
   }
   return "loss";
+}
+
+std::string nonfinite_name(int64_t step, int rank) {
+  return "nonfinite-" + std::to_string(step) + (rank == 0 ? "" : "-rank_" + std::to_string(rank)) + ".json";
 }
 
 }  // namespace
@@ -38,6 +43,7 @@ Trainer::Trainer(Parts parts, Progress start)
     : model_(parts.model),
       loader_(parts.loader),
       optimizer_(parts.optimizer),
+      reducer_(parts.reducer),
       config_(parts.config),
       plan_(parts.plan),
       log_folder_(std::move(parts.log_folder)),
@@ -48,15 +54,16 @@ Trainer::Trainer(Parts parts, Progress start)
 
 void Trainer::write_nonfinite(const StepReport& report) const {
   if (log_folder_.empty()) return;
+  const int rank = reducer_.ranks().rank();
   std::string losses;
   for (double loss : last_losses_) losses += (losses.empty() ? "" : ", ") + json_number(loss);
-  const std::string text = "{\"rank\": 0, \"step\": " + std::to_string(report.step) + ", \"loss\": " + json_number(report.loss) +
-                           ", \"grad_norm\": " + json_number(report.grad_norm) +
+  const std::string text = "{\"rank\": " + std::to_string(rank) + ", \"step\": " + std::to_string(report.step) +
+                           ", \"loss\": " + json_number(report.loss) + ", \"grad_norm\": " + json_number(report.grad_norm) +
                            ", \"tensor\": " + json_quote(first_bad_tensor(trainable_)) + ", \"rows\": [" +
                            std::to_string(report.first_row) + ", " + std::to_string(report.first_row + report.rows) +
                            "], \"learning_rate\": " + json_number(report.learning_rate) + ", \"last_losses\": [" + losses + "]}\n";
   try {
-    write_file_atomic(log_folder_ / ("nonfinite-" + std::to_string(report.step) + ".json"), text);
+    write_file_atomic(log_folder_ / nonfinite_name(report.step, rank), text);
   } catch (const Error& error) {
     log_warning("{}", error.what());  // a log never decides how a run ends
   }
@@ -64,7 +71,8 @@ void Trainer::write_nonfinite(const StepReport& report) const {
 
 void Trainer::skip_or_stop(const StepReport& report) {
   write_nonfinite(report);
-  const std::string where = "rank 0 step " + std::to_string(report.step) + ", " + first_bad_tensor(trainable_);
+  const std::string where =
+      "rank " + std::to_string(reducer_.ranks().rank()) + " step " + std::to_string(report.step) + ", " + first_bad_tensor(trainable_);
   const std::string what =
       "loss " + json_number(report.loss) + ", gradient norm " + json_number(report.grad_norm) + "; expected finite numbers";
   LONGLORA_CHECK(config_.nonfinite_action == NonFiniteAction::skip, numeric, what, where,
@@ -77,20 +85,19 @@ void Trainer::skip_or_stop(const StepReport& report) {
 }
 
 LossSum Trainer::accumulate_gradients() {
-  const std::vector<TokenBatch> shards = loader_.step(progress_.cursor.next_row);
-  int64_t targets = 0;
-  for (const TokenBatch& shard : shards) targets += shard.targets;
-  LONGLORA_CHECK(targets > 0, data, "a global batch without any target token", "the first step", "check data.train");
-  LossSum sum = accumulate(shards, targets);
-  settle(sum);
-  return sum;
+  StepReport report{.step = progress_.step + 1, .first_row = progress_.cursor.next_row, .rows = static_cast<uint64_t>(plan_.global_batch)};
+  const std::vector<TokenBatch> shards = rows_of_step(report);
+  UpdateGate gate = reducer_.reduce(tree_, accumulate(shards, report.targets), 0);
+  read(gate);
+  reducer_.gather_gradients();
+  return {.nll_sum = gate.nll_sum, .targets = report.targets};
 }
 
 bool Trainer::run(const std::vector<Observer*>& observers, const std::function<bool()>& stop_requested) {
   if (!done()) {
     for (Observer* o : observers) o->before_first_step();
   }
-  while (!done() && !stop_requested()) {
+  while (!done() && !reducer_.any(stop_requested())) {
     const StepReport report = step();
     for (Observer* o : observers) o->after_step(report);
   }

@@ -21,7 +21,7 @@ TEST(StateLanes, EqualTheHostsBitForBit) {
       const auto n = static_cast<int64_t>(count - skipped);
       if (n == 0) continue;
       DeviceArray<uint64_t> shares("shares", static_cast<size_t>(2 * kernels::lane_shares(n)));
-      ASSERT_TRUE(kernels::state_lanes(there.data() + skipped, n, shares.data(), nullptr).ok());
+      ASSERT_TRUE(kernels::state_lanes(there.data() + skipped, n, 0, shares.data(), nullptr).ok());
       StateLanes expected;
       expected.add(std::span(words).subspan(skipped), 0);
       std::array<uint64_t, 2> got{};
@@ -35,9 +35,9 @@ TEST(StateLanes, EqualTheHostsBitForBit) {
 TEST(StateLanes, RefusesBadArguments) {
   uint32_t word = 0;
   uint64_t share = 0;
-  EXPECT_STREQ(kernels::state_lanes(&word, 0, &share, nullptr).argument, "count");
-  EXPECT_STREQ(kernels::state_lanes(nullptr, 1, &share, nullptr).argument, "words");
-  EXPECT_STREQ(kernels::state_lanes(&word, 1, nullptr, nullptr).argument, "shares");
+  EXPECT_STREQ(kernels::state_lanes(&word, 0, 0, &share, nullptr).argument, "count");
+  EXPECT_STREQ(kernels::state_lanes(nullptr, 1, 0, &share, nullptr).argument, "words");
+  EXPECT_STREQ(kernels::state_lanes(&word, 1, 0, nullptr, nullptr).argument, "shares");
 }
 
 }  // namespace

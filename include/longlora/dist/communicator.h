@@ -67,6 +67,8 @@ class Communicator {
   /// Where the run is, for error messages and flight records: "step", "save", ... and the number of the step.
   virtual void set_place(const char* phase, int64_t step) = 0;
   virtual Traffic traffic() const = 0;
+  /// Whether buffers may lie on a device; otherwise the caller brings them to the host.
+  virtual bool takes_device_memory() const { return false; }
 };
 
 /// One rank: every call is a copy or nothing.

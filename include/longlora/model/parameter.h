@@ -18,6 +18,11 @@ struct Parameter {
   at::Tensor master;          // fp32; trainable only
   at::Tensor grad;            // fp32, accumulated by backward; trainable only
   at::Tensor adam_m, adam_v;  // fp32; trainable only; allocated by the optimizer
+  int64_t owned_begin = 0;    // sharded state: master and moments are 1-D and hold elements [owned_begin, owned_begin + master.numel())
+
+  bool sharded() const { return master.defined() && master.numel() != weight.numel(); }
+  /// The elements of `whole` (weight or grad) that master and moments go with; `whole` itself unless sharded.
+  at::Tensor owned(const at::Tensor& whole) const { return sharded() ? whole.view({-1}).narrow(0, owned_begin, master.numel()) : whole; }
 };
 
 }  // namespace longlora

@@ -26,6 +26,8 @@ void prepare_process();
 
 /// nullopt: `device()` can compute. Otherwise one sentence: the build has no CUDA, there is no driver, no GPU, or an old one.
 std::optional<std::string> why_unusable();
+/// The card of this process among those it sees, from 0; call before the first tensor. Later calls of this header are about it.
+void select_device(int index);
 /// Where a run computes when it does not compute on the CPU.
 at::Device device();
 std::vector<DeviceInfo> devices();

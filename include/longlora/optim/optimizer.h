@@ -16,6 +16,10 @@ double learning_rate_at(const TrainConfig::Schedule&, double peak, int64_t step,
 /// fp64 sum of squares per block of 16,384 elements in fixed order, block sums added by the fixed binary tree (docs/determinism).
 /// Independent of the thread count.
 double gradient_norm(const std::vector<Parameter*>&);
+/// Its parts, for gradients that several ranks hold: blocks fp64 [norm_blocks(numel)] of a contiguous fp32 gradient, on its device; and the
+/// tree over all of them.
+void block_square_sums(const at::Tensor& gradient, at::Tensor blocks);
+double tree_sum(std::vector<double>);
 
 /// min(1, clip / norm); 1 when clip == 0 (off).
 double clip_factor(double norm, double clip_norm);
@@ -30,12 +34,15 @@ struct UpdateGate {
 };
 /// Loss and norm of a step. Nothing is read from a device.
 UpdateGate update_gate(const LossSum&, const std::vector<Parameter*>&, double clip_norm);
+/// The same decision from numbers that the host knows already.
+UpdateGate gate_of(double nll_sum, double norm, const std::vector<Parameter*>&, double clip_norm);
 /// Fills the host's numbers: the one wait of a step on a device.
 void read(UpdateGate&);
 
 class AdamW {
  public:
-  AdamW(std::vector<Parameter*>, const TrainConfig::Optimizer&);  // allocates moments (zero) where undefined
+  /// Allocates moments (zero) where undefined, of the master's size. Sharded state: this rank's elements are updated, of weights too.
+  AdamW(std::vector<Parameter*>, const TrainConfig::Optimizer&);
   /// One update (Loshchilov & Hutter 2019, decoupled decay; decay is not applied to norms). `step` counts applied steps from 1.
   /// The gradient is multiplied by `clip` on the fly; compute copies are refreshed. rate: peak-relative rate times per-role peak.
   void step(int64_t applied_step, double rate_factor, double clip);

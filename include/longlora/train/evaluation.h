@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "longlora/dist/communicator.h"
 #include "longlora/formats/token_file.h"
 #include "longlora/model/llama.h"
 
@@ -31,6 +32,7 @@ struct PerplexityOptions {
   AttentionSettings attention;
   std::function<bool()> stop_requested;  // polled between windows; true ends with `interrupted`
   std::function<void(int64_t done, int64_t total)> progress;
+  dist::Communicator* ranks = nullptr;  // take turns with the windows; every rank returns the same result. All ranks call, sources equal
 };
 
 struct PerplexityResult {
@@ -39,7 +41,8 @@ struct PerplexityResult {
   bool interrupted = false;
 };
 
-/// Sum over all sources in order. Tokens that begin a later document are not targets. No target at all: ErrorKind::data.
+/// Sum over all windows of all sources in order, whatever rank computed them. Tokens that begin a later document are not targets. No target
+/// at all: ErrorKind::data.
 PerplexityResult perplexity(LlamaModel&, const std::vector<const TokenSource*>&, const PerplexityOptions&);
 
 /// {"context": 512, "windows": 3, "tokens": 1535, "nll": 1.5, "perplexity": 2.0}

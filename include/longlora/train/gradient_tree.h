@@ -11,40 +11,51 @@
 namespace longlora {
 
 /// Binary counter of fp32 gradient buffers. node(0, i) is the gradient of shard i, computed into zeroed Parameter::grad;
-/// node(l, i) = node(l-1, 2i) + node(l-1, 2i+1), or node(l-1, 2i) where the right sibling does not exist. Losses use the same tree.
+/// node(l, i) = node(l-1, 2i) + node(l-1, 2i+1), or node(l-1, 2i) where the right sibling does not exist. A rank that computes shards
+/// [first, first + n) finishes every node that lies inside them.
 ///
-/// memory  Parameter::grad plus floor(log2(shards)) copies of it, kept between steps: the newest node stays in Parameter::grad until
+/// memory  Parameter::grad plus floor(log2(n)) copies of it, kept between steps: the newest node stays in Parameter::grad until
 ///         another shard needs the place
-/// use     begin(); for every shard { open(); backward ...; close(loss); } finish();
+/// use     begin(first); for every shard in ascending order { open(); backward ...; close(); } finish(); or take_subtrees();
 class GradientTree {
  public:
+  using Buffers = std::vector<at::Tensor>;  // one per parameter
+  struct Subtree {
+    int level;
+    int64_t index;
+    Buffers gradients;
+  };
+
   explicit GradientTree(std::vector<Parameter*> trainable);
-  void begin();
+  void begin(int64_t first_shard = 0);
   /// Makes room and zeroes every Parameter::grad: a shard never starts from its predecessor's gradient.
   void open();
   /// Takes the shard's gradient and adds finished siblings.
-  void close(const LossSum& loss);
-  /// The root: gradients in Parameter::grad, loss sum returned.
-  LossSum finish();
+  void close();
+  /// The root of the shards seen, all there are or one aligned subtree of them, in Parameter::grad.
+  void finish();
+  /// The maximal finished subtrees in ascending order; return their buffers afterwards.
+  std::vector<Subtree> take_subtrees();
+  void give_back(Buffers buffers) { spare_.push_back(std::move(buffers)); }
+  Buffers spare_buffers();
   size_t num_buffers() const { return spare_.size() + open_.size(); }
 
  private:
-  using Buffers = std::vector<at::Tensor>;
   struct Node {
     int level;
-    LossSum loss;
-  };
-  struct Subtree {
-    Node node;
-    Buffers gradients;
+    int64_t index;
   };
   void store(const Node&);
-  LossSum absorb(const LossSum& loss);  // Parameter::grad = top subtree + Parameter::grad; pops
+  void absorb();  // Parameter::grad = top subtree + Parameter::grad; pops
 
   std::vector<Parameter*> trainable_;
+  int64_t next_shard_ = 0;
   std::optional<Node> newest_;  // its gradient is in Parameter::grad
-  std::vector<Subtree> open_;   // finished subtrees before it, sizes strictly decreasing
+  std::vector<Subtree> open_;   // finished subtrees before it, no two of them siblings
   std::vector<Buffers> spare_;
 };
+
+/// The same tree over losses of shards; nothing is read from a device. 0 for none.
+LossSum tree_sum(std::vector<LossSum>);
 
 }  // namespace longlora

@@ -66,19 +66,24 @@ class EventsObserver : public Observer {
   EventsFile file_;
 };
 
-/// Saves every `every` steps and at the end; the third failure in a row ends the run (ErrorKind::io), earlier ones are warnings.
+/// Saves every `every` steps and at the end, all ranks together; the root writes. The third failure in a row ends the run on all of them
+/// (ErrorKind::io), earlier ones are warnings.
 class CheckpointObserver : public Observer {
  public:
-  CheckpointObserver(CheckpointFolder&, LlamaModel&, int64_t every, int64_t keep, std::function<TrainState()> state, int64_t saved_step);
+  struct Parts {
+    CheckpointFolder* folder;  // the root's; null elsewhere
+    LlamaModel& model;
+    Reducer& reducer;
+    int64_t every, keep;
+    std::function<TrainState()> state;
+  };
+  CheckpointObserver(Parts, int64_t saved_step);
   void after_step(const StepReport&) override;
   void after_last_step() override;
 
  private:
   void save();
-  CheckpointFolder& folder_;
-  LlamaModel& model_;
-  int64_t every_, keep_;
-  std::function<TrainState()> state_;
+  Parts parts_;
   int64_t saved_step_;  // -1: nothing saved yet
   int failures_in_a_row_ = 0;
 };
@@ -94,6 +99,7 @@ class EvaluationObserver : public Observer {
     std::filesystem::path file;
     EventsFile* events;  // may be null
     std::function<bool()> stop_requested;
+    dist::Communicator& ranks;  // share the windows; the root writes
   };
   EvaluationObserver(Parts, int64_t resumed_step);  // drops lines of later steps from the file
   void before_first_step() override;

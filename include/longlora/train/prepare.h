@@ -28,8 +28,8 @@ struct PreparedRun {
 /// exporting: on the CPU, no plan of memory.
 enum class PrepareFor { training, exporting };
 /// Reads config.json and weight headers, checks heads, groups, batch, trainable set, data paths, memory. Errors: config, missing, data,
-/// memory.
-PreparedRun prepare_run(LoadedConfig, PrepareFor = PrepareFor::training);
+/// memory. `ranks`: those that see other rows.
+PreparedRun prepare_run(LoadedConfig, PrepareFor = PrepareFor::training, int64_t ranks = 1);
 std::vector<KeepPolicy> keep_policies(const MemoryPlan&);
 /// Plans again for 5 % less than the present plan needs (memory.policy auto); false when nothing cheaper exists.
 bool replan_with_less(PreparedRun&);

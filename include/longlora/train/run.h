@@ -1,10 +1,14 @@
 #pragma once
 // The `train` command without its flags: configuration in, checkpoints, logs and the trained model out.
 #include <filesystem>
+#include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 
 #include "longlora/config/config_io.h"
+#include "longlora/dist/join.h"
+#include "longlora/dist/launch_info.h"
 #include "longlora/train/observers.h"
 
 namespace longlora {
@@ -18,6 +22,12 @@ struct TrainRequest {
   bool dry_run = false;                  // stops after the plan, writes nothing
   std::filesystem::path dump_gradients;  // gradients of the first step as safetensors, then stops
   ProgressMode progress = ProgressMode::automatic;
+  int threads = 0;  // --threads; 0: physical cores over local ranks, or what a resumed run had
+  // several ranks (docs/distributed.md)
+  dist::LaunchFlags launch;
+  std::string interface;  // where rank 0 listens
+  bool allow_mixed_binaries = false;
+  std::function<std::unique_ptr<dist::BootstrapStore>(const dist::Endpoint&)> connect_store;  // torchrun's, where it runs one
 };
 
 /// Runs to the end (returns 0) or throws; ErrorKind::preempted after a requested stop with the state saved. Stop signals must be blocked.

@@ -10,6 +10,7 @@ struct RunStatus {
   std::filesystem::path output_dir;  // empty until the lock is held: exit.json is written only by the owner
   std::string run_id, checkpoint;    // newest checkpoint, or empty
   int64_t step = 0;
+  int rank = 0;
 };
 RunStatus& run_status();
 /// Makes run_guarded write output_dir/exit.json (and torchrun's error file when TORCHELASTIC_ERROR_FILE names one). Best effort.

@@ -13,6 +13,7 @@
 #include "longlora/optim/optimizer.h"
 #include "longlora/train/gradient_tree.h"
 #include "longlora/train/hash_chain.h"
+#include "longlora/train/reducer.h"
 
 namespace longlora {
 
@@ -57,6 +58,7 @@ class Trainer {
     LlamaModel& model;
     BatchLoader& loader;
     AdamW& optimizer;
+    Reducer& reducer;  // of all ranks that see other rows
     const TrainConfig& config;
     const RunPlan& plan;
     std::filesystem::path log_folder;      // nonfinite-<step>.json; empty: not written
@@ -64,21 +66,27 @@ class Trainer {
   };
   Trainer(Parts, Progress start);
 
-  /// One optimizer step (src/train/step.cpp). Non-finite loss or norm: nothing moves; `stop`: ErrorKind::numeric, `skip`: at most 3 in
-  /// 100 steps. A global batch without targets: ErrorKind::data naming its rows. Out of memory before anything moved, memory.on_oom
-  /// step_down: the same rows again with a cheaper policy, at most 3 times a run; the result is the same, since policies never change it.
+  /// One optimizer step (src/train/step.cpp), together with the other ranks: all move or none. Non-finite loss or norm: nothing moves;
+  /// `stop`: ErrorKind::numeric, `skip`: at most 3 in 100 steps. A global batch without targets: ErrorKind::data naming its rows. Out of
+  /// memory before anything moved, memory.on_oom step_down: the same rows again with a cheaper policy, at most 3 times a run; the result is
+  /// the same, since policies never change it.
   StepReport step();
   bool done() const { return progress_.step >= plan_.total_steps; }
   const Progress& progress() const { return progress_; }
 
   /// `while (!done) notify(step())`; ends early, after a whole step, when `stop_requested()`. True when all steps are done.
+  /// A stop that any rank asks for ends all of them after the same step.
   bool run(const std::vector<Observer*>&, const std::function<bool()>& stop_requested);
-  /// Forward and backward of the next step without moving anything: gradients in Parameter::grad (--dump-gradients).
+  /// Forward and backward of the next step without moving anything: gradients, whole, in Parameter::grad (--dump-gradients).
   LossSum accumulate_gradients();
 
  private:
-  LossSum accumulate(const std::vector<TokenBatch>& shards, int64_t targets);
-  LossSum accumulate_within_memory(const std::vector<TokenBatch>& shards, int64_t targets);
+  std::vector<TokenBatch> rows_of_step(StepReport&);
+  std::vector<LossSum> accumulate(const std::vector<TokenBatch>& shards, int64_t targets);
+  std::vector<LossSum> accumulate_within_memory(const std::vector<TokenBatch>& shards, int64_t targets);
+  [[noreturn]] void out_of_memory(const std::exception_ptr& failure) const;
+  void keep_less(const std::exception_ptr& failure);
+  void move_on(StepReport&, const UpdateGate&);
   ModelInput model_input(const TokenBatch&) const;
   void skip_or_stop(const StepReport&);
   void write_nonfinite(const StepReport&) const;
@@ -86,6 +94,7 @@ class Trainer {
   LlamaModel& model_;
   BatchLoader& loader_;
   AdamW& optimizer_;
+  Reducer& reducer_;
   const TrainConfig& config_;
   const RunPlan& plan_;
   std::filesystem::path log_folder_;

@@ -15,11 +15,12 @@
 namespace longlora::accelerator {
 namespace {
 
+int selected = 0;               // of the cards this process sees
 constexpr int kOldestMajor = 8;  // mma.sync on bf16 and cp.async
 
 void check(cudaError_t status, const char* call) {
   if (status != cudaSuccess)
-    fail(ErrorKind::internal, std::string(call) + ": " + cudaGetErrorString(status), "GPU 0", "look at nvidia-smi and run doctor");
+    fail(ErrorKind::internal, std::string(call) + ": " + cudaGetErrorString(status), "GPU " + std::to_string(selected), "look at nvidia-smi and run doctor");
 }
 
 }  // namespace
@@ -40,13 +41,22 @@ std::optional<std::string> why_unusable() {
   if (status == cudaErrorNoDevice || (status == cudaSuccess && count == 0)) return "there is no GPU";
   if (status != cudaSuccess) return std::string("CUDA: ") + cudaGetErrorString(status);
   cudaDeviceProp properties{};
-  check(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
+  check(cudaGetDeviceProperties(&properties, selected), "cudaGetDeviceProperties");
   if (properties.major >= kOldestMajor) return std::nullopt;
   return std::string(properties.name) + " has compute capability " + std::to_string(properties.major) + "." +
          std::to_string(properties.minor) + ", 8.0 is needed";
 }
 
-at::Device device() { return at::Device(at::kCUDA, 0); }
+void select_device(int index) {
+  selected = index;
+  int count = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) return;  // why_unusable says so
+  LONGLORA_CHECK(index < count, config, "rank " + std::to_string(index) + " of this host has no GPU, " + std::to_string(count) + " are visible",
+                 "local rank", "start as many ranks as there are GPUs, or look at CUDA_VISIBLE_DEVICES");
+  check(cudaSetDevice(index), "cudaSetDevice");
+}
+
+at::Device device() { return at::Device(at::kCUDA, static_cast<at::DeviceIndex>(selected)); }
 
 std::vector<DeviceInfo> devices() {
   int count = 0;
@@ -70,7 +80,7 @@ MemoryUse memory_use() {
   using namespace c10::CachingDeviceAllocator;
   at::globalContext().lazyInitDevice(at::kCUDA);  // the planner asks before the first tensor
   const auto all = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
-  const DeviceStats stats = c10::cuda::CUDACachingAllocator::getDeviceStats(0);
+  const DeviceStats stats = c10::cuda::CUDACachingAllocator::getDeviceStats(static_cast<c10::DeviceIndex>(selected));
   size_t free = 0, total = 0;
   check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
   return {.allocated = stats.allocated_bytes[all].current,

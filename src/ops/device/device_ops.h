@@ -44,7 +44,7 @@ at::Tensor sum_of(const at::Tensor& nll_N);
 void gather_rows(const at::Tensor& from_MC, const RowList& rows, at::Tensor& to_NC);
 void scatter_rows(const at::Tensor& from_NC, const RowList& rows, at::Tensor& to_MC);
 
-std::vector<StateLanes> state_lanes(const std::vector<at::Tensor>&);
+std::vector<StateLanes> state_lanes(const std::vector<at::Tensor>&, const std::vector<uint64_t>& first_words);
 
 void square_sums(const at::Tensor& gradient, const at::Tensor& blocks);
 void finish_norm(const at::Tensor& blocks, const at::Tensor& norm);

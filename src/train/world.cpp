@@ -1,0 +1,78 @@
+#include "train/world.h"
+
+#include <algorithm>
+
+#include "longlora/config/config_io.h"
+#include "longlora/core/error.h"
+#include "longlora/core/files.h"
+#include "longlora/core/log.h"
+#include "longlora/dist/join.h"
+#include "longlora/ops/accelerator.h"
+#include "longlora/train/environment.h"
+#include "longlora/train/version.h"
+
+namespace longlora {
+namespace {
+
+/// This program as a file and the library it computes with.
+Digest binary_digest() {
+  Sha256 hash;
+  hash.update(kVersion).update(libtorch_version());
+  InputFile program("/proc/self/exe");
+  std::vector<std::byte> piece(size_t{1} << 20);
+  for (uint64_t at = 0; at < program.size(); at += piece.size()) {
+    const std::span<std::byte> part(piece.data(), std::min<uint64_t>(piece.size(), program.size() - at));
+    program.read(at, part);
+    hash.update(part);
+  }
+  return hash.finish();
+}
+
+dist::Backend backend_of(const TrainConfig& config, bool on_gpu) {
+  if (config.dist.backend == DistBackend::nccl) return dist::Backend::nccl;
+  return on_gpu && config.dist.backend == DistBackend::automatic ? dist::Backend::nccl : dist::Backend::tcp;
+}
+
+}  // namespace
+
+dist::LaunchInfo find_launch(const TrainRequest& request, const TrainConfig& config) {
+  dist::LaunchInfo launch = dist::detect_launch(request.launch, dist::process_environment(), config.output_dir);
+  if (launch.world_size == 1) return launch;
+  LONGLORA_CHECK(config.dist.backend != DistBackend::single, config,
+                 "dist.backend is single, and " + dist::describe(launch) + " is one of several ranks", "dist.backend", "use auto");
+  accelerator::select_device(launch.local_rank);
+  if (request.threads == 0) set_compute_threads(std::max(1, cpu_info().physical_cores / launch.local_world_size));
+  if (compute_threads() * launch.local_world_size > cpu_info().physical_cores)
+    log_notice("{} ranks of {} threads share {} cores", launch.local_world_size, compute_threads(), cpu_info().physical_cores);
+  return launch;
+}
+
+std::unique_ptr<dist::Communicator> join(const dist::LaunchInfo& launch, const TrainRequest& request, const TrainConfig& config,
+                                         bool on_gpu) {
+  if (launch.world_size == 1) return dist::single();
+  dist::JoinOptions options{.backend = backend_of(config, on_gpu),
+                            .binary = binary_digest(),
+                            .config = sha256(canonical_json(config, ResumeClass::frozen)),
+                            .sequence_parallel = static_cast<int>(config.dist.sequence_parallel),
+                            .allow_mixed_binaries = request.allow_mixed_binaries,
+                            .interface = request.interface,
+                            .log_folder = std::filesystem::path(config.output_dir) / "logs"};
+  std::unique_ptr<dist::BootstrapStore> store;
+  if (launch.agent_store && !launch.one_host() && launch.endpoint && request.connect_store) {
+    store = request.connect_store(*launch.endpoint);
+    options.store = store.get();
+  }
+  options.collective_seconds = static_cast<double>(config.dist.timeout_seconds);
+  if (on_gpu && options.backend == dist::Backend::tcp) log_warning("dist.backend tcp with a GPU: gradients go over the host");
+  return dist::join_world(launch, options);
+}
+
+void take_threads(const TrainRequest& request, int saved, const dist::LaunchInfo& launch) {
+  if (request.threads != 0 || saved <= 0 || saved == compute_threads()) return;
+  set_compute_threads(saved);
+  log_notice("{} compute threads a rank, as in the saved run", saved);
+  if (saved * launch.local_world_size > cpu_info().physical_cores)
+    log_notice("{} ranks of {} threads share {} cores", launch.local_world_size, saved, cpu_info().physical_cores);
+}
+
+}  // namespace longlora

@@ -1,0 +1,27 @@
+#pragma once
+// The ranks of a run: who this process is, and how it reaches the others.
+#include <memory>
+
+#include "longlora/config/train_config.h"
+#include "longlora/dist/communicator.h"
+#include "longlora/dist/launch_info.h"
+#include "longlora/train/run.h"
+
+namespace longlora {
+
+struct World {
+  dist::LaunchInfo launch;
+  std::unique_ptr<dist::Communicator> all;
+  bool is_root() const { return launch.rank == 0; }
+};
+
+/// Flags and environment. With several ranks: the GPU of this rank is selected, and --threads not given becomes this rank's share of the
+/// host's cores. Nothing is connected yet.
+dist::LaunchInfo find_launch(const TrainRequest&, const TrainConfig&);
+/// Waits for all ranks. One rank: nothing to wait for. The transport of `dist.backend`, auto: NCCL between GPUs, TCP between CPUs.
+std::unique_ptr<dist::Communicator> join(const dist::LaunchInfo&, const TrainRequest&, const TrainConfig&, bool on_gpu);
+
+/// Compute threads of a resumed run are those that it had: their number is part of what a resume keeps.
+void take_threads(const TrainRequest&, int saved, const dist::LaunchInfo&);
+
+}  // namespace longlora
