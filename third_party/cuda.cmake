@@ -2,7 +2,9 @@
 # No CMake language CUDA: it would look for a device and a toolkit of its own, and a kernel needs one command (docs/decisions/006-nvcc-from-wheels.md).
 #   LONGLORA_NVCC      found everywhere the pinned nvcc is: the compile gates use it too
 #   longlora_kernel_objects(OUT SOURCE...)    compiles .cu files; flags in third_party/nvcc_flags.txt, the compiler's report in OBJECT.log
-#   cudart_static, cudart_shared, torch_gpu   link targets (the last two only in the preset cuda)
+#   cudart_static     the CUDA runtime inside a program, for kernel tests and benches
+#   torch_allocator   LibTorch's streams and GPU allocator with the runtime they share; the operators are loaded when there is a driver
+#   torch_gpu         the same with the operators linked, for a program that always uses a GPU
 
 set(LONGLORA_CUDA_ROOT "${LONGLORA_DEPS}/site/nvidia/cu13")
 find_program(LONGLORA_NVCC nvcc PATHS ${LONGLORA_CUDA_ROOT}/bin NO_DEFAULT_PATH)
@@ -45,21 +47,18 @@ add_library(cudart_static INTERFACE)
 target_include_directories(cudart_static SYSTEM INTERFACE ${LONGLORA_CUDA_ROOT}/include)
 target_link_libraries(cudart_static INTERFACE ${LONGLORA_CUDA_ROOT}/lib/libcudart_static.a Threads::Threads ${CMAKE_DL_LIBS} rt)
 
-# the program shares LibTorch's runtime: one set of contexts and streams
-add_library(cudart_shared INTERFACE)
-target_include_directories(cudart_shared SYSTEM INTERFACE ${LONGLORA_CUDA_ROOT}/include)
-target_link_libraries(cudart_shared INTERFACE ${LONGLORA_CUDA_ROOT}/lib/libcudart.so.13)
-
 # LibTorch's CUDA headers include cuBLAS's and cuSPARSE's, which lie beside the libraries: in the wheel, or in the toolkit that setup.sh linked
 file(REAL_PATH ${LONGLORA_CUDA_ROOT}/lib/libcublas.so.13 cublas)
 cmake_path(GET cublas PARENT_PATH cublas)
 find_path(LONGLORA_CUBLAS_INCLUDE cublas_v2.h PATHS ${LONGLORA_CUDA_ROOT}/include ${cublas}/../include ${cublas}/../../../include
   REQUIRED NO_DEFAULT_PATH)
+# the program shares LibTorch's runtime: one set of contexts and streams
+add_library(torch_allocator INTERFACE)
+target_include_directories(torch_allocator SYSTEM INTERFACE ${LONGLORA_CUDA_ROOT}/include ${LONGLORA_CUBLAS_INCLUDE})
+target_link_libraries(torch_allocator INTERFACE ${LONGLORA_TORCH}/lib/libc10_cuda.so ${LONGLORA_CUDA_ROOT}/lib/libcudart.so.13 ${CMAKE_DL_LIBS})
 add_library(torch_gpu INTERFACE)
-target_include_directories(torch_gpu SYSTEM INTERFACE ${LONGLORA_CUDA_ROOT}/include ${LONGLORA_CUBLAS_INCLUDE})
 # libtorch_cuda.so registers its operators when it is loaded; nothing refers to it by name, so the linker must be told to keep it
-target_link_libraries(torch_gpu INTERFACE
-  "-Wl,--push-state,--no-as-needed,${LONGLORA_TORCH}/lib/libtorch_cuda.so,${LONGLORA_TORCH}/lib/libc10_cuda.so,--pop-state" cudart_shared)
+target_link_libraries(torch_gpu INTERFACE torch_allocator "-Wl,--push-state,--no-as-needed,${LONGLORA_TORCH}/lib/libtorch_cuda.so,--pop-state")
 foreach(folder cudnn nccl cusparselt nvshmem)
   target_link_options(torch_gpu INTERFACE -Wl,-rpath-link,${LONGLORA_DEPS}/site/nvidia/${folder}/lib)
 endforeach()

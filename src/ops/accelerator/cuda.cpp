@@ -1,10 +1,10 @@
 // The GPU of a CUDA build, through LibTorch's allocator and streams. The only file of the tensor modules that knows CUDA.
 #include <ATen/Context.h>
-#include <ATen/cuda/CUDAContext.h>
 #include <ATen/ops/empty.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
+#include <dlfcn.h>
 #include <nvtx3/nvToolsExt.h>
 
 #include <cstdlib>
@@ -23,9 +23,24 @@ void check(cudaError_t status, const char* call) {
     fail(ErrorKind::internal, std::string(call) + ": " + cudaGetErrorString(status), "GPU " + std::to_string(selected), "look at nvidia-smi and run doctor");
 }
 
+/// LibTorch's GPU half registers its operators when it is loaded, before ATen first looks for them. That takes a quarter of a second,
+/// which a machine without a driver never spends. nullopt: it is there, or not needed.
+std::optional<std::string> load_gpu_half() {
+  if (::dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL) == nullptr) return std::nullopt;  // why_unusable finds no driver either
+  if (::dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_GLOBAL) != nullptr) return std::nullopt;
+  const char* reason = ::dlerror();
+  return std::string("LibTorch's GPU half cannot be loaded: ") + (reason != nullptr ? reason : "unknown reason");
+}
+
+const std::optional<std::string>& gpu_half() {
+  static const std::optional<std::string> missing = load_gpu_half();
+  return missing;
+}
+
 }  // namespace
 
 void prepare_process() {
+  gpu_half();
   constexpr int kKeep = 0;  // what the user set stays
   if (std::getenv("PYTORCH_CUDA_ALLOC_CONF") == nullptr) ::setenv("PYTORCH_ALLOC_CONF", "expandable_segments:True", kKeep);
   ::setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", kKeep);
@@ -35,6 +50,7 @@ void prepare_process() {
 }
 
 std::optional<std::string> why_unusable() {
+  if (gpu_half()) return gpu_half();
   int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status == cudaErrorInsufficientDriver) return "the NVIDIA driver is missing or older than this program's CUDA";
