@@ -121,7 +121,7 @@ std::optional<Claim> claim_of_pmi(const Variables& v) {
               .size = *v.number("PMI_SIZE"),
               .local_rank = v.number(hydra ? "MPI_LOCALRANKID" : "PMI_LOCAL_RANK"),
               .local_size = v.number(hydra ? "MPI_LOCALNRANKS" : "PMI_LOCAL_SIZE"),
-              .local_names = "MPI_LOCALRANKID and MPI_LOCALNRANKS"};
+              .local_names = "MPI_LOCALRANKID and MPI_LOCALNRANKS, or PMI_LOCAL_RANK and PMI_LOCAL_SIZE"};
   check_rank(claim);
   return claim;
 }
