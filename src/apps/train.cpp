@@ -14,14 +14,26 @@ struct TrainFlags {
   ConfigFlags config;
   std::string resume = "auto", dump_gradients;
   bool dry_run = false;
+  dist::LaunchFlags launch;
 };
+
+void add_launch_flags(CLI::App& command, dist::LaunchFlags& flags) {
+  command.add_option("--rank", flags.rank, "this process among all of the run, from 0; launchers say it by themselves")
+      ->group("Several ranks");
+  command.add_option("--world-size", flags.world_size, "processes of the run")->group("Several ranks");
+  command.add_option("--local-rank", flags.local_rank, "this process among those of its host")->group("Several ranks");
+  command.add_option("--local-world-size", flags.local_world_size, "processes on this host")->group("Several ranks");
+  command.add_option("--master-addr", flags.master_addr, "host of rank 0, with several hosts")->group("Several ranks");
+  command.add_option("--master-port", flags.master_port, "port rank 0 listens on")->group("Several ranks");
+}
 
 int train(const TrainFlags& flags, const std::vector<std::string>& legacy, const GlobalOptions& globals) {
   write_exit_file_at_end();
   TrainRequest request{.sources = sources_of(flags.config, legacy),
                        .dry_run = flags.dry_run,
                        .dump_gradients = flags.dump_gradients,
-                       .progress = globals.progress_mode()};
+                       .progress = globals.progress_mode(),
+                       .launch = flags.launch};
   if (flags.resume == "never")
     request.resume = ResumeMode::never;
   else if (flags.resume != "auto")
@@ -41,7 +53,9 @@ void add_train(Program& p) {
   command->add_option("--resume", flags->resume, "auto (newest valid checkpoint of the output folder), never, or one checkpoint folder");
   command->add_flag("--dry-run", flags->dry_run, "stop after the plan; nothing is written");
   command->add_option("--dump-gradients", flags->dump_gradients, "write the gradients of the first step as safetensors and stop");
+  add_launch_flags(*command, flags->launch);
   command->callback([&p, flags] {
+    p.output_dir = [&p, flags] { return load_config(sources_of(flags->config, p.app.remaining(true))).config.output_dir; };
     p.blocks_stop_signals = true;
     p.takes_unknown = true;  // LongLoRA's own flags are translated
     p.action = [&p, flags] { return train(*flags, p.app.remaining(true), p.globals); };

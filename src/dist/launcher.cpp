@@ -33,7 +33,9 @@ void check_options(const LauncherOptions& o) {
 
 int exit_code_of(const WorldEnd& end) {
   if (end.second_signal != 0) return 128 + end.second_signal;
-  return end.grace_over ? 128 + SIGKILL : end.cause.code;
+  // a rank that did stop, or lost the others, does not speak for those that had to be killed
+  const bool stopped = end.cause.code == 75 || end.cause.code == 76 || end.cause.code == 128 + end.stop_signal;
+  return end.grace_over && stopped ? 128 + SIGKILL : end.cause.code;
 }
 
 /// Restarts until an end that stays; each start has its own processes, secret and (on one host) run id.

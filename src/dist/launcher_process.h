@@ -1,5 +1,6 @@
 #pragma once
 // Starting a rank's process so that it cannot outlive the launcher, and the signals of the launcher itself.
+#include <signal.h>
 #include <sys/types.h>
 
 #include <array>
@@ -50,6 +51,7 @@ class SignalPipe {
   Pipe pipe_;
   struct Saved;
   std::vector<Saved> saved_;
+  sigset_t old_mask_;
 };
 
 /// A process of its own that kills every watched process group when the launcher is gone, however it went: the parent-death signal

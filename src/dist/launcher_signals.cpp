@@ -95,9 +95,14 @@ SignalPipe::SignalPipe() : pipe_(make_pipe()) {
     ::sigaction(signal, &action, nullptr);
     saved_.push_back({signal, old});
   }
+  sigset_t taken;
+  sigemptyset(&taken);
+  for (const int signal : kTaken) sigaddset(&taken, signal);
+  pthread_sigmask(SIG_UNBLOCK, &taken, &old_mask_);  // whoever started us may have had them blocked
 }
 
 SignalPipe::~SignalPipe() {
+  pthread_sigmask(SIG_SETMASK, &old_mask_, nullptr);
   for (const Saved& saved : saved_) ::sigaction(saved.signal, &saved.action, nullptr);
   signal_descriptor = -1;
 }

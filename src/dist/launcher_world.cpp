@@ -126,9 +126,7 @@ void World::kill_all() {
   for (const auto& rank : ranks_) {
     if (rank->gone) continue;
     ::kill(-rank->process.pid, SIGKILL);
-    if (!rank->leader_ended) continue;
-    guard_.forget(rank->process.pid);
-    rank->gone = true;  // the rest of its group dies of the signal; nobody waits for it
+    if (rank->leader_ended) let_go(*rank);  // the rest of its group dies of the signal; nobody waits for it
   }
 }
 
@@ -158,6 +156,10 @@ void World::reap_remains(Rank& rank) {
   const bool empty = ::kill(-rank.process.pid, 0) != 0 && errno == ESRCH;
   if (!empty && stopping() && end_.second_signal == 0 && !end_.grace_over) return;  // a program under a shell that the signal ended
   if (!empty) ::kill(-rank.process.pid, SIGKILL);
+  let_go(rank);
+}
+
+void World::let_go(Rank& rank) {
   for (size_t stream : {0, 1}) rank.read_stream(stream);
   rank.output.finish();
   guard_.forget(rank.process.pid);

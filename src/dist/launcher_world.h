@@ -33,6 +33,7 @@ class World {
   void reap();
   void reap(Rank&);
   void reap_remains(Rank&);
+  void let_go(Rank&);
   void leader_ended(Rank&, int code);
   void check_deadlines();
   void signal_all(int signal);

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "longlora/config/config_io.h"
+#include "longlora/dist/launch_info.h"
 #include "longlora/train/observers.h"
 
 namespace longlora {
@@ -18,6 +19,7 @@ struct TrainRequest {
   bool dry_run = false;                  // stops after the plan, writes nothing
   std::filesystem::path dump_gradients;  // gradients of the first step as safetensors, then stops
   ProgressMode progress = ProgressMode::automatic;
+  dist::LaunchFlags launch;              // who this process is, where flags say it
 };
 
 /// Runs to the end (returns 0) or throws; ErrorKind::preempted after a requested stop with the state saved. Stop signals must be blocked.
