@@ -4,6 +4,8 @@
 #include <torch/headeronly/version.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "longlora/core/error.h"
 #include "longlora/core/json.h"
 #include "longlora/train/environment.h"
@@ -48,6 +50,16 @@ std::string exit_code_table() {
   return text;
 }
 
+/// launch takes another command line behind --, whose words are not flags or commands of this one. Returns what is left of argc.
+int cut_command_behind_dashes(Program& p, int argc, char** argv) {
+  char** const end = argv + argc;
+  char** const dashes = std::find_if(argv, end, [](const char* word) { return std::string_view(word) == "--"; });
+  if (dashes == end || std::find_if(argv, dashes, [](const char* word) { return std::string_view(word) == "launch"; }) == dashes)
+    return argc;
+  p.after_dashes.assign(dashes + 1, end);
+  return static_cast<int>(dashes - argv);
+}
+
 [[noreturn]] void refuse_usage(const Program& p, const CLI::ParseError& error) {
   std::string command = "longlora-train";
   for (const CLI::App* sub : p.app.get_subcommands()) command += " " + sub->get_name();
@@ -86,6 +98,7 @@ std::string version_text(bool json) {
 }
 
 Action parse_command(Program& p, int argc, char** argv) {
+  argc = cut_command_behind_dashes(p, argc, argv);
   add_globals(p);
   for (auto add : {add_train, add_plan, add_eval, add_generate, add_export, add_import, add_tokenize, add_report, add_config, add_doctor,
                    add_completion, add_launch})

@@ -27,8 +27,10 @@ struct Program {
   CLI::App app{"Extends the context of Llama-family models with LongLoRA.", "longlora-train"};
   GlobalOptions globals;
   Action action;
-  bool blocks_stop_signals = false;  // the command waits for them on a thread of its own
-  bool takes_unknown = false;        // the chosen command reads unknown arguments itself (LongLoRA's flags)
+  bool blocks_stop_signals = false;         // the command waits for them on a thread of its own
+  bool takes_unknown = false;               // the chosen command reads unknown arguments itself (LongLoRA's flags)
+  std::vector<std::string> after_dashes;    // launch: what stands behind --, another command line
+  std::function<std::string()> output_dir;  // train: the folder it will write to; reads the configuration
 };
 
 /// Subcommand with the example shown under --help; every command has one.

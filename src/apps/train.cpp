@@ -20,17 +20,18 @@ struct TrainFlags {
   bool allow_mixed_binaries = false;
 };
 
-void add_rank_flags(CLI::App& command, TrainFlags& flags) {
-  const char* group = "Ranks (several processes; other launchers say it by their environment)";
-  command.add_option("--rank", flags.launch.rank, "number of this process, from 0")->group(group);
-  command.add_option("--world-size", flags.launch.world_size, "number of processes")->group(group);
-  command.add_option("--local-rank", flags.launch.local_rank, "number of this process on its host")->group(group);
-  command.add_option("--local-world-size", flags.launch.local_world_size, "number of processes on this host")->group(group);
-  command.add_option("--master-addr", flags.launch.master_addr, "address of rank 0's host, when there are several hosts")->group(group);
-  command.add_option("--master-port", flags.launch.master_port, "port that rank 0 listens on")->group(group);
-  command.add_option("--interface", flags.interface, "name or address of the interface to listen on; any: all of them")->group(group);
-  command.add_flag("--allow-mixed-binaries", flags.allow_mixed_binaries, "do not insist on one build of the program on all ranks")
-      ->group(group);
+void add_rank_flags(CLI::App& command, TrainFlags& train) {
+  dist::LaunchFlags& flags = train.launch;
+  command.add_option("--rank", flags.rank, "this process among all of the run, from 0; launchers say it by themselves")
+      ->group("Several ranks");
+  command.add_option("--world-size", flags.world_size, "processes of the run")->group("Several ranks");
+  command.add_option("--local-rank", flags.local_rank, "this process among those of its host")->group("Several ranks");
+  command.add_option("--local-world-size", flags.local_world_size, "processes on this host")->group("Several ranks");
+  command.add_option("--master-addr", flags.master_addr, "host of rank 0, with several hosts")->group("Several ranks");
+  command.add_option("--master-port", flags.master_port, "port rank 0 listens on")->group("Several ranks");
+  command.add_option("--interface", train.interface, "name or address rank 0 listens on; any: every one")->group("Several ranks");
+  command.add_flag("--allow-mixed-binaries", train.allow_mixed_binaries, "do not insist on one build of the program on all ranks")
+      ->group("Several ranks");
 }
 
 int train(const TrainFlags& flags, const std::vector<std::string>& legacy, const GlobalOptions& globals) {
@@ -65,6 +66,7 @@ void add_train(Program& p) {
   command->add_option("--dump-gradients", flags->dump_gradients, "write the gradients of the first step as safetensors and stop");
   add_rank_flags(*command, *flags);
   command->callback([&p, flags] {
+    p.output_dir = [&p, flags] { return load_config(sources_of(flags->config, p.app.remaining(true))).config.output_dir; };
     p.blocks_stop_signals = true;
     p.takes_unknown = true;  // LongLoRA's own flags are translated
     p.action = [&p, flags] { return train(*flags, p.app.remaining(true), p.globals); };

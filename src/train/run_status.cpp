@@ -1,10 +1,12 @@
 #include "longlora/train/run_status.h"
 
 #include <cstdlib>
+#include <ctime>
 
 #include "longlora/core/error.h"
 #include "longlora/core/files.h"
 #include "longlora/core/json.h"
+#include "longlora/dist/torchelastic.h"
 #include "longlora/train/version.h"
 
 namespace longlora {
@@ -31,10 +33,9 @@ void write_exit_file_at_end() {
   set_end_hook([](const Error* error, int code) {
     if (!run_status().output_dir.empty()) write_file_atomic(run_status().output_dir / "exit.json", exit_json(error, code));
     const char* error_file = std::getenv("TORCHELASTIC_ERROR_FILE");
-    if (error != nullptr && error_file != nullptr && *error_file != '\0') {
-      write_file_atomic(error_file, "{\"message\": {\"message\": " + json_quote(error->what()) +
-                                        ", \"extraInfo\": {\"exit_code\": " + std::to_string(code) + "}}}\n");
-    }
+    if (code == 0 || error_file == nullptr || *error_file == '\0') return;
+    // without an Error the memory is used up: the hook is told the code only
+    dist::write_torchelastic_error(error_file, error != nullptr ? error->what() : "host memory is used up", std::time(nullptr));
   });
 }
 

@@ -20,7 +20,7 @@ def check_help():
         text = run(*command.split(), "--help")
         example = re.search(r"Example:\n  (longlora-train [^\n]+)", text)
         assert example, f"{command}: no example\n{text}"
-        words = example.group(1).split()
+        words = example.group(1).split(" -- ")[0].split()  # behind -- stands another command line
         known = [c for c in COMMANDS if example.group(1).startswith("longlora-train " + c)]
         assert known, f"{command}: example of an unknown command: {example.group(1)}"
         options = set(re.findall(r"--[a-z-]+", run(*max(known, key=len).split(), "--help") + run("--help")))

@@ -118,7 +118,10 @@ def missing_config_and_usage():
         run("trian", expect=64)
         run(expect=64)
         run("eval", "passkey", "--model", "x", "--context", "5", expect=64)
-        run("launch", "--nproc-per-node", "2", "--", "train", expect=64)
+        run("launch", "--nproc-per-node", "2", expect=64)
+        run("launch", "--nproc-per-node", "none", "--", "train", expect=64)
+        run("launch", "--nproc-per-node", "2", "--", "train", "--no-such-flag", expect=64)
+        run("launch", "--nproc-per-node", "2", "--", "train", "-c", place.path / "absent.yaml", expect=66)
 
 
 if __name__ == "__main__":

@@ -64,12 +64,13 @@ std::optional<std::string> why_unusable() {
 }
 
 void select_device(int index) {
-  selected = index;
   int count = 0;
   if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) return;  // why_unusable says so
+  if (count == 1) return;                                               // a launcher shows each rank its own card
   LONGLORA_CHECK(index < count, config, "rank " + std::to_string(index) + " of this host has no GPU, " + std::to_string(count) + " are visible",
                  "local rank", "start as many ranks as there are GPUs, or look at CUDA_VISIBLE_DEVICES");
   check(cudaSetDevice(index), "cudaSetDevice");
+  selected = index;
 }
 
 at::Device device() { return at::Device(at::kCUDA, static_cast<at::DeviceIndex>(selected)); }
