@@ -74,12 +74,12 @@ class Communicator {
 /// One rank: every call is a copy or nothing.
 std::unique_ptr<Communicator> single();
 
-template <class T>
-ConstBuffer bytes_of(std::span<const T> values) {
+template <class T, size_t N>
+ConstBuffer bytes_of(std::span<const T, N> values) {
   return {reinterpret_cast<const std::byte*>(values.data()), values.size_bytes(), Memory::host};
 }
-template <class T>
-Buffer writable_bytes_of(std::span<T> values) {
+template <class T, size_t N>
+Buffer writable_bytes_of(std::span<T, N> values) {
   return {reinterpret_cast<std::byte*>(values.data()), values.size_bytes(), Memory::host};
 }
 
