@@ -4,23 +4,24 @@
 #include <cstdint>
 #include <filesystem>
 #include <mutex>
+#include <string>
 #include <string_view>
 #include <vector>
 
 namespace longlora::dist {
 
 struct FlightRecord {
-  const char* transport = "";  // "tcp", "nccl"; like all texts here a literal
-  int communicator = 0;        // in the order of making on this rank: 0 = world
+  const char* transport = "";  // "tcp", "nccl"; a literal like `operation`
+  uint64_t communicator = 0;   // 0: the world; parts: tcp a number equal on all their ranks, nccl in the order of making
   int64_t sequence = 0;        // of the call on its communicator
   const char* operation = "";
   int peer = -1;  // or root; -1: all ranks
   uint64_t bytes = 0;
-  const char* phase = "";
+  std::string phase;
   int64_t step = 0;
-  double entered_at = 0;     // monotonic seconds
-  double enqueued_at = -1;   // device memory: handed to the stream; -1: not yet
-  double finished_at = -1;   // -1: not yet
+  double entered_at = 0;    // monotonic seconds
+  double enqueued_at = -1;  // device memory: handed to the stream; -1: not yet
+  double finished_at = -1;  // -1: not yet
 };
 
 /// Thread-safe; a call costs a lock and a copy. Nothing is allocated after construction but by `records`.

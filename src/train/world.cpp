@@ -62,6 +62,7 @@ std::unique_ptr<dist::Communicator> join(const dist::LaunchInfo& launch, const T
     store = request.connect_store(*launch.endpoint);
     options.store = store.get();
   }
+  options.device = accelerator::selected_device();
   options.collective_seconds = static_cast<double>(config.dist.timeout_seconds);
   if (on_gpu && options.backend == dist::Backend::tcp) log_warning("dist.backend tcp with a GPU: gradients go over the host");
   return dist::join_world(launch, options);

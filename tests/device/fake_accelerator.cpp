@@ -28,6 +28,7 @@ namespace accelerator {
 void prepare_process() {}
 std::optional<std::string> why_unusable() { return std::nullopt; }
 void select_device(int) {}
+int selected_device() { return 0; }
 at::Device device() { return fake::device(); }
 std::vector<DeviceInfo> devices() { return {{"emulated kernels", 8, 0, 1, static_cast<int64_t>(fake::kArenaBytes)}}; }
 void* current_stream(const at::Device&) { return nullptr; }

@@ -28,6 +28,7 @@ void prepare_process();
 std::optional<std::string> why_unusable();
 /// The card of this process among those it sees, from 0; call before the first tensor. Later calls of this header are about it.
 void select_device(int index);
+int selected_device();
 /// Where a run computes when it does not compute on the CPU.
 at::Device device();
 std::vector<DeviceInfo> devices();

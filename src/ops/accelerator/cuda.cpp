@@ -73,6 +73,7 @@ void select_device(int index) {
   selected = index;
 }
 
+int selected_device() { return selected; }
 at::Device device() { return at::Device(at::kCUDA, static_cast<at::DeviceIndex>(selected)); }
 
 std::vector<DeviceInfo> devices() {

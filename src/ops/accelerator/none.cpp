@@ -9,6 +9,7 @@ namespace longlora::accelerator {
 void prepare_process() {}
 std::optional<std::string> why_unusable() { return "this build of the program has no CUDA"; }
 void select_device(int) {}
+int selected_device() { return 0; }
 at::Device device() { fail(ErrorKind::config, *why_unusable(), "device", "use device: cpu, or build with scripts/build.sh cuda"); }
 std::vector<DeviceInfo> devices() { return {}; }
 void* current_stream(const at::Device&) { return nullptr; }
