@@ -34,7 +34,8 @@ int number_of_ranks(const std::string& text) {
 
 /// Where behind -- our own arguments begin: after the program's name, or at once (`launch -- train ...`). nullopt: another program.
 std::optional<size_t> own_arguments(const std::vector<std::string>& command, const CLI::App& app) {
-  if (app.get_subcommand_no_throw(command.front()) != nullptr) return 0;
+  const auto named = [&](const CLI::App* sub) { return sub->get_name() == command.front(); };
+  if (!app.get_subcommands(named).empty()) return 0;
   return std::filesystem::path(command.front()).filename() == "longlora-train" ? std::optional<size_t>(1) : std::nullopt;
 }
 
