@@ -2,7 +2,7 @@
 """Proves and times the GPU path on the GPU of this machine; results go to docs/benchmarks/<device>/, a row at a time.
 
   scripts/gpu_check.sh                     everything, within 9 minutes; builds the preset cuda first when it is not built
-  scripts/gpu_check.sh --only STAGE,...    some stages: facts machine sanitizer correctness kernels baselines steps curve profile
+  scripts/gpu_check.sh --only STAGE,...    some stages: facts machine sanitizer correctness kernels baselines steps curve nccl profile
   scripts/gpu_check.sh --prebuilt DIR      programs made elsewhere by --collect; LibTorch is then the one of python3's torch 2.11.0
   scripts/gpu_check.sh --collect DIR       copies this build's programs, and the small libraries they need, to DIR; needs no GPU
   scripts/gpu_check.sh --dry-run           prints what would run; needs no GPU
@@ -10,7 +10,7 @@
 
 Stages, in this order: facts of the device; GEMM and copy rate of this very run (again at the end: more than 5 % apart is marked as throttled);
 compute-sanitizer memcheck and racecheck on the smallest tests; the kernel tests on the device, against fp64; kernels; LibTorch's own attention;
-whole training steps of a 7B shape; a short run on GPU and CPU to one loss curve; a profile of the attention kernels as text (ncu). What failed
+whole training steps of a 7B shape; a short run on GPU and CPU to one loss curve; NCCL with one rank; a profile of the attention kernels as text (ncu). What failed
 its tests is not timed.
 Exit codes: 0 all passed, 1 something failed, 64 usage, 66 no programs, 69 there is no GPU.
 """
@@ -31,10 +31,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import gpu_results  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-STAGES = ["facts", "machine", "sanitizer", "correctness", "kernels", "baselines", "steps", "curve", "profile"]
-PROGRAMS = ["longlora-train", "test_kernels_cuda", "bench_s2_attention", "bench_bandwidth", "bench_gpu_baselines"]
+STAGES = ["facts", "machine", "sanitizer", "correctness", "kernels", "baselines", "steps", "curve", "nccl", "profile"]
+PROGRAMS = ["longlora-train", "test_kernels_cuda", "bench_s2_attention", "bench_bandwidth", "bench_gpu_baselines", "nccl_check"]
 DISTRIBUTION = re.compile(r"lib(spdlog|fmt|yaml-0|pcre2-8)\.so")   # what a bare machine lacks beside LibTorch
-SHARE = {"sanitizer": 0.2, "correctness": 0.2, "kernels": 0.5, "baselines": 0.5, "steps": 0.7, "curve": 0.8, "profile": 1.0}   # of the time left
+SHARE = {"sanitizer": 0.2, "correctness": 0.2, "kernels": 0.5, "baselines": 0.5, "steps": 0.7, "curve": 0.8, "nccl": 0.5, "profile": 1.0}   # of the time left
 
 
 class Stop(Exception):
@@ -128,7 +128,7 @@ class Check:
     def finish(self) -> None:
         """The rate of the machine once more, into every file of this run."""
         self.machine()
-        for name in ("machine", "s2_attention", "bandwidth", "training", "checks"):
+        for name in ("machine", "s2_attention", "bandwidth", "training", "nccl", "checks"):
             results = self.results(name)
             if results.rows:
                 results.write()
@@ -204,6 +204,9 @@ class Check:
         self.results("checks").add(row | ({"median_us": 1} if apart < 1e-3 else {"failed": f"losses differ by {apart:.1e}, allowed 1e-3"}))
         if apart >= 1e-3:
             self.fail(f"losses on GPU and CPU differ by {apart:.1e}")
+
+    def nccl(self) -> None:
+        self.rows_of([self.programs / "nccl_check"], "nccl", "nccl")
 
     def profile(self) -> None:
         if shutil.which("ncu") is None:

@@ -135,6 +135,15 @@ if [ "$want_tests" = 1 ] || [ "$want_cuda" = 1 ]; then
   cuda_library libnvJitLink.so.13 cu13 nvidia-nvjitlink==13.0.88 nvidia_nvjitlink-13.0.88-py3-none-manylinux2010_x86_64.manylinux_2_12_x86_64.whl
   cuda_library libnvrtc.so.13 cu13 nvidia-cuda-nvrtc==13.0.88 nvidia_cuda_nvrtc-13.0.88-py3-none-manylinux2010_x86_64.manylinux_2_12_x86_64.whl
   cuda_library libnccl.so.2 nccl nvidia-nccl-cu13==2.28.9 nvidia_nccl_cu13-2.28.9-py3-none-manylinux_2_18_x86_64.whl
+  # an installed libnccl may come without its header: then the wheel takes the place of the link
+  nccl=$deps/site/nvidia/nccl
+  if [ "$want_cuda" = 1 ] && [ -L "$nccl/lib/libnccl.so.2" ] && [ ! -e "$nccl/include/nccl.h" ]; then
+    found=$(dirname "$(readlink -f "$nccl/lib/libnccl.so.2")")
+    if [ ! -e "$found/../include/nccl.h" ] && [ ! -e "$found/../../include/nccl.h" ]; then
+      rm -rf "$nccl"
+      unpack_wheel nvidia-nccl-cu13==2.28.9 nvidia_nccl_cu13-2.28.9-py3-none-manylinux_2_18_x86_64.whl
+    fi
+  fi
   if [ $cuda_libraries_missing = 0 ]; then
     mark_done cuda-libraries
   else

@@ -27,5 +27,5 @@ if [ $all_in_cuda = 1 ]; then
   scripts/build.sh cuda
   exec ctest --test-dir build-cuda --output-on-failure --no-tests=error "$@"
 fi
-scripts/build.sh cuda longlora-train test_{ops,model,optim,checkpoint,train} test_kernels_cuda bench_{s2_attention,bandwidth,gpu_baselines}
-exec ctest --test-dir build-cuda --output-on-failure --no-tests=error -R '^(ops|model|optim|checkpoint|train|contract_commands)$'
+scripts/build.sh cuda longlora-train test_{nccl,ops,model,optim,checkpoint,train} test_kernels_cuda bench_{s2_attention,bandwidth,gpu_baselines} nccl_check
+exec ctest --test-dir build-cuda --output-on-failure --no-tests=error -R '^(nccl|ops|model|optim|checkpoint|train|contract_commands)$'

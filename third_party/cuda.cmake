@@ -59,6 +59,11 @@ target_link_libraries(torch_allocator INTERFACE ${LONGLORA_TORCH}/lib/libc10_cud
 add_library(torch_gpu INTERFACE)
 # libtorch_cuda.so registers its operators when it is loaded; nothing refers to it by name, so the linker must be told to keep it
 target_link_libraries(torch_gpu INTERFACE torch_allocator "-Wl,--push-state,--no-as-needed,${LONGLORA_TORCH}/lib/libtorch_cuda.so,--pop-state")
+# nccl.h lies beside the library in the wheel and in a toolkit
+file(REAL_PATH ${LONGLORA_DEPS}/site/nvidia/nccl/lib/libnccl.so.2 nccl)
+cmake_path(GET nccl PARENT_PATH nccl)
+find_path(LONGLORA_NCCL_INCLUDE nccl.h PATHS ${LONGLORA_DEPS}/site/nvidia/nccl/include ${nccl}/../include ${nccl}/../../include
+  REQUIRED NO_DEFAULT_PATH)
 foreach(folder cudnn nccl cusparselt nvshmem)
   target_link_options(torch_gpu INTERFACE -Wl,-rpath-link,${LONGLORA_DEPS}/site/nvidia/${folder}/lib)
 endforeach()

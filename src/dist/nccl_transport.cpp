@@ -254,7 +254,7 @@ class NcclCommunicator : public Communicator {
       if (rank() == 0)
         if (const int made = session_->library->make_id(id); made != kNcclSuccess)
           throw nccl_error(made, "ncclGetUniqueId", session_->place(), session_->library->last_error(nullptr));
-      host().broadcast(writable_bytes_of(std::span(id)), 0);
+      host().broadcast({id.data(), id.size(), Memory::host}, 0);
       int begun = kNcclSuccess;
       {
         const std::lock_guard lock(session_->gate);
@@ -342,12 +342,7 @@ std::unique_ptr<Communicator> connect_nccl(std::unique_ptr<Communicator> control
   session->surroundings = std::move(surroundings);
   session->records = options.records ? options.records : std::make_shared<FlightRecorder>();
   session->book = std::make_unique<WatchBook>(*session->records);
-  try {
-    prepare(*session, open);
-  } catch (const Error& error) {
-    session->control->abort(error.what_happened);
-    throw;
-  }
+  prepare(*session, open);  // fails on all ranks or on none
   auto watchdog = std::make_shared<Watchdog>(*session->book, hooks_of(session), session->surroundings.times);
   return std::make_unique<NcclCommunicator>(session, watchdog, nullptr);
 }

@@ -16,6 +16,9 @@ struct NcclSurroundings {
 };
 NcclSurroundings process_surroundings(int rank);
 
+/// NCCL and CUDA; in the preset cuda only. ErrorKind::config when libnccl.so.2 is not there or lacks a function.
+std::unique_ptr<CollectiveLibrary> open_nccl(int device);
+
 /// `open` loads library and device of this rank; its error ends all ranks with that rank's kind.
 std::unique_ptr<Communicator> connect_nccl(std::unique_ptr<Communicator> control,
                                            const std::function<std::unique_ptr<CollectiveLibrary>()>& open, const NcclOptions&,

@@ -38,6 +38,7 @@ PROGRAMS = {
     "bench_s2_attention": row("s2_attention_forward", "T=8192 g=2048", "tflops", 400),
     "bench_bandwidth": row("rope", "T=8192", "gbs", 2700),
     "test_kernels_cuda": f"""for a in "$@"; do case $a in --gtest_output=json:*) echo '{TEST_REPORT}' > "${{a#--gtest_output=json:}}" ;; esac; done; exit 1""",
+    "nccl_check": "echo '{\"op\": \"nccl_all_gather\", \"shape\": \"1 rank, 64 MiB\", \"median_us\": 5.0}'",
     "ncu": "echo 'Forward 12 %'",
     "compute-sanitizer": "echo '========= ERROR SUMMARY: 0 errors'",
 }
@@ -68,7 +69,7 @@ def main() -> int:
         checks = {
             "exit code 1, for the failed test": done.returncode == 1 and "1 tests of RmsNorm" in done.stdout,
             "the schema": files and not [p for f in files.values() for p in gpu_results.problems_of(f)],
-            "files": set(files) == {"machine", "s2_attention", "checks", "training"},
+            "files": set(files) == {"machine", "s2_attention", "checks", "training", "nccl"},
             "kernels that failed are not timed": "bandwidth" not in files,
             "share of the GEMM rate": rows["s2_attention_forward", "sm80"]["fraction"] == 0.5,
             "a baseline beside it": rows["s2_attention_forward", "cuDNN views"]["baseline"] is True,
