@@ -12,6 +12,7 @@
 #include "longlora/core/clock.h"
 #include "longlora/core/error.h"
 #include "longlora/core/files.h"
+#include "longlora/dist/nccl.h"
 
 namespace longlora::dist {
 namespace {

@@ -62,7 +62,7 @@ Spawned spawn(const std::vector<std::string>& command, const Environment& enviro
   Spawned child{.output = {make_pipe(), make_pipe()}};
   Pipe report = make_pipe();
   const Descriptor null(::open("/dev/null", O_RDONLY | O_CLOEXEC));
-  if (!null.open()) fail_errno(errno, "open", "/dev/null");
+  if (!null) fail_errno(errno, "open", "/dev/null");
   const pid_t launcher = ::getpid();
   {
     const AllSignalsBlocked until_forked;  // the child must not run our handlers

@@ -9,24 +9,10 @@
 #include <utility>
 #include <vector>
 
+#include "dist/descriptor.h"
 #include "longlora/dist/launch_info.h"
 
 namespace longlora::dist {
-
-/// An owned descriptor.
-class Descriptor {
- public:
-  explicit Descriptor(int number = -1) : number_(number) {}
-  Descriptor(Descriptor&& other) noexcept : number_(std::exchange(other.number_, -1)) {}
-  Descriptor& operator=(Descriptor&& other) noexcept;
-  ~Descriptor() { reset(); }
-  int get() const { return number_; }
-  bool open() const { return number_ >= 0; }
-  void reset();
-
- private:
-  int number_;
-};
 
 struct Pipe {
   Descriptor read, write;  // both close on exec

@@ -217,7 +217,7 @@ class NcclCommunicator : public Communicator {
   }
   FlightRecord record(const char* operation, int peer, uint64_t bytes) {
     const std::lock_guard lock(session_->mutex);
-    return {.transport = "nccl", .communicator = number_, .sequence = sequence_++, .operation = operation, .peer = peer, .bytes = bytes,
+    return {.transport = "nccl", .communicator = static_cast<uint64_t>(number_), .sequence = sequence_++, .operation = operation, .peer = peer, .bytes = bytes,
             .phase = session_->phase, .step = session_->step, .entered_at = session_->now()};
   }
   /// Watched from entering to leaving; an error ends the run on all ranks.

@@ -10,8 +10,8 @@
 namespace longlora::dist {
 
 struct NcclSurroundings {
-  std::function<double()> now;                       // monotonic
-  std::function<void(const Verdict&)> end_process;   // does not return in the program
+  std::function<double()> now;                      // monotonic
+  std::function<void(const Verdict&)> end_process;  // does not return in the program
   Watchdog::Times times;
 };
 NcclSurroundings process_surroundings(int rank);

@@ -46,10 +46,6 @@ Descriptor new_socket(const Address& address) {
 
 }  // namespace
 
-void Descriptor::reset() {
-  if (descriptor_ >= 0) ::close(std::exchange(descriptor_, -1));
-}
-
 Address Address::unix_path(const std::string& path) {
   sockaddr_un address{};
   LONGLORA_CHECK(path.size() < sizeof address.sun_path, config,

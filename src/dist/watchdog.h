@@ -68,13 +68,13 @@ class WatchBook {
 };
 
 struct WatchdogHooks {
-  std::function<double()> now;                                      // monotonic
-  std::function<WatchBook::Polled()> poll_marks;                    // poller: asks the driver
-  std::function<std::optional<std::string>()> library_error;        // poller: asks NCCL
-  std::function<std::optional<std::string>()> control_lost;         // judge; may be empty
-  std::function<void(const Verdict&)> decided;                      // judge, at once: must not block
-  std::function<void(const Verdict&)> give_up;                      // a thread of its own: flight records, aborts
-  std::function<void(const Verdict&)> end_process;                  // judge, when the process has not ended by itself
+  std::function<double()> now;                                // monotonic
+  std::function<WatchBook::Polled()> poll_marks;              // poller: asks the driver
+  std::function<std::optional<std::string>()> library_error;  // poller: asks NCCL
+  std::function<std::optional<std::string>()> control_lost;   // judge; may be empty
+  std::function<void(const Verdict&)> decided;                // judge, at once: must not block
+  std::function<void(const Verdict&)> give_up;                // a thread of its own: flight records, aborts
+  std::function<void(const Verdict&)> end_process;            // judge, when the process has not ended by itself
 };
 
 class Watchdog {

@@ -31,7 +31,7 @@ struct World {
   RunState state;
   Control control;
   std::shared_ptr<FlightRecorder> flight = std::make_shared<FlightRecorder>();  // of all transports
-  std::string rank_0_address;  // as this rank reached it
+  std::string rank_0_address;                                                   // as this rank reached it
   std::filesystem::path log_folder;
   double collective_seconds = 600;
   std::mutex one_call;  // data connections are shared by all parts: one call at a time
