@@ -44,7 +44,7 @@ check_pin() {   # FILE: its SHA-256 must be the pinned one
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 packages=(g++ cmake ninja-build ccache mold pkg-config git unzip xz-utils ca-certificates python3 python3-venv python3-pip
   nlohmann-json3-dev libcli11-dev libyaml-dev libspdlog-dev libfmt-dev libpcre2-dev libgtest-dev libgmock-dev)
-if [ "$want_tests" = 1 ]; then packages+=(strace); fi
+if [ "$want_tests" = 1 ]; then packages+=(strace openmpi-bin mpich iproute2); fi
 missing=()
 for p in "${packages[@]}"; do
   dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'install ok installed' || missing+=("$p")
