@@ -209,7 +209,8 @@ TEST(Communicator, NamesBothCallsOfAMismatch) {
   const auto in_part = [=](Communicator& w) { gather(*w.split(0, 0)); };
   const auto in_world = [=](Communicator& w) { w.split(0, 0), gather(w); };
   const Mismatch cases[] = {
-      {"operation", gather, broadcast, "rank 1 called broadcast #1 where rank 0 called all_gather #1", ""},
+      {"operation", gather, broadcast, "rank 1 called broadcast #1 where rank 0 called all_gather #1",
+       "rank 0 called all_gather #1 where rank 1 called barrier #2"},
       {"barrier", barrier, gather, "rank 1 called all_gather #1 where rank 0 called barrier #1",
        "rank 0 called barrier #1 where rank 1 called all_gather #1"},
       {"bytes", gather, longer, "rank 1 called all_gather #1 with 16 bytes where rank 0 expects 8",
