@@ -15,7 +15,7 @@ namespace longlora::dist {
 namespace {
 
 constexpr size_t kPieceBytes = size_t{1} << 20;
-constexpr double kNewsSeconds = 1;         // for the reason of a failure to come over the control connection
+constexpr double kNewsSeconds = 0.8;       // for the reason of a failure to come over the control connection
 constexpr double kSliceSeconds = 1;        // of a wait
 constexpr double kMostCountedSeconds = 2;  // a longer slice means that this process was stopped: that is not the peers' fault
 constexpr double kHandshakeSeconds = 5;

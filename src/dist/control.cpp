@@ -16,7 +16,7 @@
 namespace longlora::dist {
 namespace {
 
-constexpr double kTurnSeconds = 0.5, kLeaveSeconds = 1, kAnnounceSeconds = 1;
+constexpr double kTurnSeconds = 0.5, kLeaveSeconds = 1, kFailedLeaveSeconds = 0.3, kAnnounceSeconds = 1;
 constexpr double kStoppedSeconds = 2;  // a turn this late: this process was stopped, and the others' silence says nothing
 constexpr int kPendingPerRank = 4, kLeastPending = 16;
 
@@ -117,7 +117,7 @@ void Control::take_commands() {
   if (report && links_[0]) links_[0]->queue(FrameType::report, encode_report(*report));
   if (!leave || is_leaving_) return;
   is_leaving_ = true;
-  leave_deadline_ = monotonic_seconds() + kLeaveSeconds;
+  leave_deadline_ = monotonic_seconds() + (state_.has_failed() ? kFailedLeaveSeconds : kLeaveSeconds);
   if (!state_.has_failed()) queue_all(FrameType::goodbye, {});
 }
 
@@ -180,6 +180,7 @@ void Control::handle(Link& link, const Link::Message& message) {
     const auto reason = parse_text(message.payload);
     state_.raise(reason ? *reason : fmt::format("rank {} ended the run", link.rank()));
     announce_failure();
+    link.close();  // nothing more to say: its rank need not wait for this one on its way out
   } else if (is_server()) {
     handle_at_server(link, message);
   } else {

@@ -19,7 +19,7 @@ std::string short_hex(const Digest& digest) { return to_hex(digest).substr(0, 12
 }  // namespace
 
 std::string describe(const Activity& activity) {
-  std::string text = activity.phase.empty() ? "before the first step" : fmt::format("{} {}", activity.phase, activity.step);
+  std::string text = activity.phase.empty() ? "place not reported" : fmt::format("{} {}", activity.phase, activity.step);
   const auto operation = static_cast<Operation>(activity.operation);
   if (operation != Operation::none)
     text += fmt::format(", {} {} #{}", activity.in_call ? "in" : "after", name_of(operation), activity.sequence);

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
-#include <exception>
 #include <limits>
 #include <numeric>
 
@@ -53,21 +52,14 @@ Flow input(const Call& call, int peer, std::byte* data, size_t bytes) {
 TcpCommunicator::TcpCommunicator(std::shared_ptr<World> world) : TcpCommunicator(world, all_ranks(world->state.world()), 0) {}
 
 TcpCommunicator::TcpCommunicator(std::shared_ptr<World> world, std::vector<int> members, uint64_t channel)
-    : world_(std::move(world)),
-      members_(std::move(members)),
-      channel_(channel),
-      is_world_(channel == 0),
-      exceptions_(std::uncaught_exceptions()),
-      pair_sequences_(members_.size()) {
+    : world_(std::move(world)), members_(std::move(members)), channel_(channel), is_world_(channel == 0), pair_sequences_(members_.size()) {
   rank_ = static_cast<int>(std::find(members_.begin(), members_.end(), world_->state.rank()) - members_.begin());
 }
 
+/// Also on the way out with an error: an error that all ranks have agreed on must not reach those still reading its last call as a lost
+/// peer. Whoever needs this rank afterwards finds that it has left.
 TcpCommunicator::~TcpCommunicator() {
-  if (!is_world_) return;
-  if (std::uncaught_exceptions() > exceptions_)  // the others need not wait for a rank that is on its way out
-    world_->state.raise(
-        fmt::format("rank {} ended with an error of its own ({})", world_->state.rank(), describe(world_->state.activity())));
-  world_->control.leave();
+  if (is_world_) world_->control.leave();
 }
 
 void TcpCommunicator::pair_call(Operation operation, int peer, const ConstBuffer* out, const Buffer* in) {

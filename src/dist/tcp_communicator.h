@@ -41,7 +41,6 @@ class TcpCommunicator : public Communicator {
   const uint64_t channel_;
   const bool is_world_;
   int rank_ = 0;
-  int exceptions_ = 0;                    // in flight when this was made
   uint64_t sequence_ = 0;                 // of collectives
   std::vector<uint64_t> pair_sequences_;  // of messages, by member
   Traffic traffic_;
