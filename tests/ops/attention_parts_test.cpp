@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "attention_case.h"
+#include "longlora/core/error.h"
 
 namespace longlora::test {
 namespace {
