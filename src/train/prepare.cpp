@@ -88,6 +88,9 @@ PreparedRun prepare_run(LoadedConfig loaded, PrepareFor purpose) {
   check_data_paths(config);
   run.base = std::make_unique<BaseModel>(config.model.path, config.model.init == InitKind::load);
   run.plan = make_run_plan(config, run.base->config);
+  LONGLORA_CHECK(config.dist.sequence_parallel == 1, config,
+                 "one process cannot share rows between " + std::to_string(config.dist.sequence_parallel) + " ranks",
+                 "dist.sequence_parallel", "set it to 1");
   if (config.train.steps) run.plan.total_steps = *config.train.steps;
   run.counts = count_parameters(run.base->config, config.tuning);
   if (purpose == PrepareFor::exporting) return run;
