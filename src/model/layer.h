@@ -112,6 +112,8 @@ class Layer {
   void restore_attention(const Prepared&, const LayerContext&, LayerActivations&) const;
   void mlp_backward(const Prepared&, const LayerContext&, RowTile, const LayerActivations&, at::Tensor& d_RC) const;
   void attention_backward(const LayerContext&, LayerActivations&) const;
+  void qkv_backward(const Prepared&, const LayerContext&, RowTile, const LayerActivations&, at::Tensor& d_RC, WantInput) const;
+
   // One rank's part of the rows (layer_sequence.cpp)
   struct Edges;
   Edges edges_of(const LayerContext&) const;
@@ -121,7 +123,6 @@ class Layer {
   void fetch_halo(const LayerContext&, const LayerActivations&) const;
   void attend_part(const LayerContext&, LayerActivations&) const;
   void part_backward(const LayerContext&, LayerActivations&) const;
-  void qkv_backward(const Prepared&, const LayerContext&, RowTile, const LayerActivations&, at::Tensor& d_RC, WantInput) const;
 
   int64_t hidden_, num_heads_, num_kv_heads_, head_dim_, feed_forward_, qkv_width_;
   double eps_;

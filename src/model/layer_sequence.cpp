@@ -2,7 +2,9 @@
 //
 // Only queries of the part's first half-group look beyond its edge, and only in heads whose segments start one half-group earlier. So
 // they are calls of their own, on a window of keys that holds the neighbour's last half-group and the part's first; all other calls work
-// on the packed q, k and v as they lie. Heads that read no halo find zeros there, or nothing, and see neither.
+// on the packed q, k and v as they lie. In the window, heads without a halo of their own lie beside zeros that they do not see.
+#include <algorithm>
+
 #include "longlora/plan/halo.h"
 #include "model/layer.h"
 
