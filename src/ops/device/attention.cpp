@@ -75,10 +75,10 @@ void s2_attention_backward(const AttentionLayout& layout, const at::Tensor& q_BT
   AttentionLayout once = layout;
   once.document_bounds = bounds_of(layout, q_BTHD.device());
   at::Tensor delta_BHT = workspace.view({q_BTHD.size(0), q_BTHD.size(2), q_BTHD.size(1)});
-  s2_attention_delta(once, o_BTHD, d_o_BTHD, delta_BHT);
+  device::s2_attention_delta(once, o_BTHD, d_o_BTHD, delta_BHT);
   const AttentionWindow window{q_BTHD, k_BTKD, v_BTKD, d_o_BTHD, lse_BHT, delta_BHT};
-  s2_attention_backward_keys(once, window, {}, d_k_BTKD, d_v_BTKD, {});
-  s2_attention_backward_queries(once, window, d_q_BTHD);  // last: d_q may be q
+  device::s2_attention_backward_keys(once, window, {}, d_k_BTKD, d_v_BTKD, {});
+  device::s2_attention_backward_queries(once, window, d_q_BTHD);  // last: d_q may be q
 }
 
 void s2_attention_delta(const AttentionLayout& layout, const at::Tensor& o_BTHD, const at::Tensor& d_o_BTHD, at::Tensor& delta_BHT) {
