@@ -6,6 +6,7 @@
 
 #include "config/names.h"
 #include "longlora/config/run_plan.h"
+#include "longlora/config/sequence_parts.h"
 #include "longlora/core/error.h"
 
 namespace longlora {
@@ -24,6 +25,7 @@ void Checks::run() {
   check_tuning();
   check_batch();
   check_evaluation();
+  check_sequence_parallel();
   check_entries("data.train", c_.data.train);
   check_entries("data.validation", c_.data.validation);
   check_supported_data();
@@ -35,6 +37,7 @@ void Checks::run_for_plan() {
   check_attention();
   if (c_.tuning.mode != TuningMode::none) check_tuning();   // none: planning and evaluation of a model that is not trained
   check_batch();
+  check_sequence_parallel();
 }
 
 void Checks::check_required(const std::set<std::string>& mentioned) {
@@ -107,6 +110,29 @@ void Checks::check_evaluation() {
   if (c_.evaluate.every > 0 && c_.data.validation.empty() && readable({"data.validation"}))
     report("evaluate.every", fmt::format("got {}, but there is no data.validation to evaluate", c_.evaluate.every),
            "add data.validation or set evaluate.every: 0");
+}
+
+void Checks::check_sequence_parallel() {
+  const int64_t parts = c_.dist.sequence_parallel;
+  if (parts == 1 || !readable({"dist.sequence_parallel"})) return;
+  if (parts != 2 && parts != 4 && parts != 8)
+    return report("dist.sequence_parallel", fmt::format("got {}, must be 1, 2, 4 or 8", parts), "use one of them");
+  const auto apart = [&](std::string_view key, std::string what, std::string advice) {
+    report(key, fmt::format("{} and dist.sequence_parallel {} do not go together", what, parts),
+           fmt::format("{} or set dist.sequence_parallel: 1", advice));
+  };
+  if (c_.attention.kind != AttentionKind::s2)
+    return apart("attention.kind", fmt::format("'{}'", name_of_value(c_.attention.kind)), "choose s2");
+  if (c_.attention.full_steps > 0) apart("attention.full_steps", std::to_string(c_.attention.full_steps), "set it to 0");
+  if (c_.data.document_mask) apart("data.document_mask", "'true'", "set it to false");
+  if (c_.evaluate.every > 0 && c_.evaluate.attention == EvaluateAttention::full)
+    apart("evaluate.attention", "evaluations with 'full' during the run", "choose as_trained, set evaluate.every: 0");
+  if (!readable({"attention.group_size", "attention.group_ratio", "attention.group_preset", "data.sequence_length"})) return;
+  if (c_.data.sequence_length <= 0 || c_.attention.group_size.value_or(2) % 2 != 0) return;
+  const int64_t half_groups = half_groups_of(c_.data.sequence_length, resolve_group(c_.attention, c_.data.sequence_length));
+  if (parts > half_groups)
+    report("dist.sequence_parallel", fmt::format("got {}, but a row has only {} half-groups to share", parts, half_groups),
+           fmt::format("use {} or a smaller group", half_groups >= 4 ? 4 : half_groups >= 2 ? 2 : 1));
 }
 
 void Checks::check_entries(std::string_view key, const std::vector<DataEntry>& entries) {

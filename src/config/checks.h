@@ -34,6 +34,7 @@ class Checks {
   void check_tuning();
   void check_batch();
   void check_evaluation();
+  void check_sequence_parallel();
   void check_entries(std::string_view key, const std::vector<DataEntry>&);
   void check_entry(std::string_view key, size_t index, const DataEntry&);
   void check_supported_data();

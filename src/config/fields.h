@@ -124,7 +124,7 @@ void visit_machine(V&& v, C& c) {
   v(Row{"dist.backend", free, "how ranks talk"}, c.dist.backend, Words{});
   v(Row{"dist.shard_weights", free, "frozen: every rank holds a part of the frozen weights"}, c.dist.shard_weights, Words{});
   v(Row{"dist.shard_state", free, "every rank holds a part of masters and moments"}, c.dist.shard_state, Words{});
-  v(Row{"dist.sequence_parallel", frozen, "ranks that share one sequence"}, c.dist.sequence_parallel, Integers{1, 1024});
+  v(Row{"dist.sequence_parallel", frozen, "ranks that share one sequence: 1, 2, 4 or 8"}, c.dist.sequence_parallel, Integers{1, 8});
   v(Row{"dist.timeout_seconds", free, "a rank that is silent for longer is lost"}, c.dist.timeout_seconds, Integers{1, 604800});
 }
 

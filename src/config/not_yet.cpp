@@ -35,7 +35,6 @@ void Checks::check_supported_machine() {
     not_yet("dist.backend", name_of_value(c_.dist.backend), "use single");
   if (c_.dist.shard_weights == ShardWeights::frozen) not_yet("dist.shard_weights", "frozen", "use none");
   if (c_.dist.shard_state == AutoBool::on) not_yet("dist.shard_state", "on", "use off");
-  if (c_.dist.sequence_parallel > 1) not_yet("dist.sequence_parallel", std::to_string(c_.dist.sequence_parallel), "use 1");
   if (!c_.evaluate.passkey.contexts.empty()) report("evaluate.passkey.contexts", "passkey retrieval is not in this version", "remove it");
   if (c_.evaluate.passkey.trials != TrainConfig{}.evaluate.passkey.trials)
     report("evaluate.passkey.trials", "passkey retrieval is not in this version", "remove it");

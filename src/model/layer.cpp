@@ -31,6 +31,7 @@ void Layer::forward(const LayerWeights& weights, const LayerContext& c, LayerAct
     at::Tensor qkv_RE = rows_of(a.qkv_NE, tile);
     project_qkv(w, c, tile, rows_of(a.x_NC, tile), qkv_RE);
   }
+  if (c.sequence != nullptr) fetch_halo(c, a);
   attend(c, a);
   for (const RowTile tile : *c.tiles) {
     at::Tensor y_RC = rows_of(y_NC, tile);
@@ -75,6 +76,7 @@ void Layer::project_qkv(const Prepared& w, const LayerContext& c, RowTile tile, 
 }
 
 void Layer::attend(const LayerContext& c, LayerActivations& a) const {
+  if (c.sequence != nullptr) return attend_part(c, a);
   at::Tensor o_BTHD = heads(a.o_NQ, c.rows, c.tokens, 0, num_heads_);
   s2_attention_forward(c.layout, query(a.qkv_NE, c.rows, c.tokens), key(a.qkv_NE, c.rows, c.tokens), value(a.qkv_NE, c.rows, c.tokens),
                        o_BTHD, a.lse_BHT);
@@ -103,11 +105,13 @@ void Layer::contract(const Prepared& w, const LayerContext& c, RowTile tile, con
 // ---- backward pieces
 
 void Layer::restore_attention(const Prepared& w, const LayerContext& c, LayerActivations& a) const {
-  if (a.policy == KeepPolicy::save_all) return;
-  for (const RowTile tile : *c.tiles) {
-    at::Tensor qkv_RE = rows_of(a.qkv_NE, tile);
-    project_qkv(w, c, tile, rows_of(a.x_NC, tile), qkv_RE);
+  if (a.policy != KeepPolicy::save_all) {
+    for (const RowTile tile : *c.tiles) {
+      at::Tensor qkv_RE = rows_of(a.qkv_NE, tile);
+      project_qkv(w, c, tile, rows_of(a.x_NC, tile), qkv_RE);
+    }
   }
+  if (c.sequence != nullptr) fetch_halo(c, a);  // whatever the policy: ranks may keep differently, messages must not
   if (a.policy == KeepPolicy::checkpoint) attend(c, a);
 }
 
@@ -138,6 +142,7 @@ void Layer::mlp_backward(const Prepared& w, const LayerContext& c, RowTile tile,
 }
 
 void Layer::attention_backward(const LayerContext& c, LayerActivations& a) const {
+  if (c.sequence != nullptr) return part_backward(c, a);
   const int64_t rows = c.rows * c.tokens;
   const at::Tensor d_kv_NX = c.work->d_kv.view({rows, 2 * num_kv_heads_ * head_dim_}, c.tensors);
   const at::Tensor q_BTHD = query(a.qkv_NE, c.rows, c.tokens), d_o_NQ = c.work->d_o.view({rows, num_heads_ * head_dim_}, c.tensors);

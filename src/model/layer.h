@@ -15,8 +15,10 @@
 #include "longlora/ops/host_list.h"
 #include "longlora/ops/linear.h"
 #include "longlora/ops/rope.h"
+#include "longlora/plan/halo.h"
 #include "model/layer_store.h"
 #include "model/row_tiles.h"
+#include "model/sequence_context.h"
 
 namespace longlora {
 
@@ -26,6 +28,7 @@ struct LayerWorkspace {
   Buffer qkv, o, lse, h, gate_up;         // what a policy did not keep; h and gate_up are one row tile
   Buffer d_o, d_kv, delta;                // all rows
   Buffer merged_qkv, merged_o, merged_gate_up, merged_down;
+  Buffer halo, halo_sums, halo_out, halo_in;  // of one half-group, with a sequence group only
   LinearScratch linear;
 };
 
@@ -53,6 +56,7 @@ struct LayerContext {
   Merge merge = Merge::no;
   LoraDropout dropout;  // layer is this layer's
   LayerWorkspace* work = nullptr;
+  const SequenceContext* sequence = nullptr;  // null: whole rows
 };
 
 class Layer {
@@ -109,6 +113,16 @@ class Layer {
   void mlp_backward(const Prepared&, const LayerContext&, RowTile, const LayerActivations&, at::Tensor& d_RC) const;
   void attention_backward(const LayerContext&, LayerActivations&) const;
   void qkv_backward(const Prepared&, const LayerContext&, RowTile, const LayerActivations&, at::Tensor& d_RC, WantInput) const;
+
+  // One rank's part of the rows (layer_sequence.cpp)
+  struct Edges;
+  Edges edges_of(const LayerContext&) const;
+  at::Tensor message(Buffer&, const LayerContext&, const HeadRange&, const at::TensorOptions&) const;
+  AttentionWindow first_window(const LayerContext&, const AttentionWindow& own, const Edges&) const;
+  AttentionCarry trade_halo_sums(const LayerContext&, const AttentionWindow& first, const Edges&) const;
+  void fetch_halo(const LayerContext&, const LayerActivations&) const;
+  void attend_part(const LayerContext&, LayerActivations&) const;
+  void part_backward(const LayerContext&, LayerActivations&) const;
 
   int64_t hidden_, num_heads_, num_kv_heads_, head_dim_, feed_forward_, qkv_width_;
   double eps_;

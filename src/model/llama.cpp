@@ -63,17 +63,34 @@ void LlamaModel::set_keep_policies(std::vector<KeepPolicy> policies) {
   state_->policies = std::move(policies);
 }
 
+void LlamaModel::set_sequence_group(dist::Communicator* group) { state_->sequence_group = group; }
+
+std::optional<SequenceContext> LlamaModel::State::sequence_of(const ModelInput& input) const {
+  const int64_t tokens = input.ids_BT.size(1);
+  if (input.row_tokens == 0 || (input.row_tokens == tokens && input.first_position == 0)) return std::nullopt;
+  LONGLORA_CHECK(attention.kind == AttentionKind::s2 && input.document_starts.empty(), config,
+                 "rows can be shared by ranks with s2 attention without documents only", "dist.sequence_parallel",
+                 "use attention.kind: s2 and data.document_mask: false");
+  LONGLORA_INVARIANT(sequence_group != nullptr);
+  const SequencePart part = sequence_part(input.row_tokens, attention.group, sequence_group->size(), sequence_group->rank());
+  LONGLORA_INVARIANT(part.begin == input.first_position && part.tokens() == tokens);
+  return SequenceContext{sequence_group, part, attention.group / 2};
+}
+
 void LlamaModel::State::open(const ModelInput& input, Dropout dropout, Pass& pass) {
   check_input(input);
   pass.rows = input.ids_BT.size(0);
   pass.tokens = input.ids_BT.size(1);
   pass.ids = as_span(input.ids_BT);
+  pass.sequence = sequence_of(input);
+  const int64_t first = pass.sequence ? input.first_position : 0, row_tokens = pass.sequence ? input.row_tokens : pass.tokens;
   pass.position_values = token_positions(pass.rows, pass.tokens, input.document_starts);
+  for (int32_t& position : pass.position_values) position += static_cast<int32_t>(first);
   pass.positions = pass.position_values;
   pass.ids.stage(options.device);
   pass.positions.stage(options.device);
   pass.tiles = row_tiles(pass.rows, pass.tokens, attention.kind, attention.group, options.row_tile);
-  rope.reserve(pass.tokens);
+  rope.reserve(row_tokens);
 
   LayerContext& c = pass.context;
   const double drop = dropout == Dropout::on && options.tuning.mode == TuningMode::lora ? options.tuning.lora.drop_probability : 0.0;
@@ -83,12 +100,19 @@ void LlamaModel::State::open(const ModelInput& input, Dropout dropout, Pass& pas
        .tiles = &pass.tiles,
        .rope = &rope,
        .positions = &pass.positions,
-       .work = &work};
-  c.layout = {.kind = attention.kind, .tokens = pass.tokens, .group = attention.group, .document_starts = input.document_starts};
+       .work = &work,
+       .sequence = pass.sequence ? &*pass.sequence : nullptr};
+  c.layout = {.kind = attention.kind,
+              .tokens = row_tokens,
+              .group = attention.group,
+              .document_starts = input.document_starts,
+              .q_begin = first,
+              .k_begin = first};
   if (!input.document_starts.empty())
     c.layout.document_bounds = upload(std::span<const int32_t>(document_bounds(pass.tokens, input.document_starts)), options.device);
-  c.merge = merge_for(pass.rows * pass.tokens, drop);
-  c.dropout = {.drop_probability = drop, .seed = options.seed, .step = input.step, .tokens = pass.tokens, .global_rows = input.global_rows};
+  c.merge = merge_for(pass.rows * row_tokens, drop);  // the same choice for every number of ranks
+  c.dropout = {.drop_probability = drop, .seed = options.seed, .step = input.step, .tokens = row_tokens, .global_rows = input.global_rows};
+  if (pass.sequence) c.dropout.part_begin = first, c.dropout.part_tokens = pass.tokens;
   if (input.global_rows.empty())
     for (int64_t row = 0; row < pass.rows; ++row) c.dropout.global_rows.push_back(static_cast<uint32_t>(row));
 }

@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "model/layer_store.h"
 #include "model/parameters.h"
 #include "model/row_tiles.h"
+#include "model/sequence_context.h"
 
 namespace longlora {
 
@@ -26,7 +28,8 @@ struct Pass {
   IntList ids, positions;  // staged on the device
   std::vector<int32_t> position_values;
   std::vector<RowTile> tiles;
-  LayerContext context;  // of layer 0
+  std::optional<SequenceContext> sequence;  // the rows are parts
+  LayerContext context;                     // of layer 0
 };
 
 struct LlamaModel::State {
@@ -38,6 +41,7 @@ struct LlamaModel::State {
   std::unique_ptr<LayerStore> store;
   RopeTable rope;
   AttentionSettings attention;
+  dist::Communicator* sequence_group = nullptr;
   std::vector<KeepPolicy> policies;
   LayerWorkspace work;
   Buffer stream;  // hidden state of passes that keep nothing
@@ -48,6 +52,8 @@ struct LlamaModel::State {
   /// Checks shapes and builds the pass. `pass` must not move afterwards: contexts point into it.
   void open(const ModelInput&, Dropout, Pass& pass);
   LayerContext context_of(const Pass&, int64_t layer) const;
+  /// Which part of their rows this rank's tokens are; nullopt for whole rows.
+  std::optional<SequenceContext> sequence_of(const ModelInput&) const;
   /// Embedding and layers without keeping anything: [N, C] in `stream`.
   at::Tensor run_without_gradients(const Pass&);
   /// Logits of rows `index` of hidden_NC (normalised into head_norm), in head_logits: in the compute dtype on the CPU, fp32 on a device.

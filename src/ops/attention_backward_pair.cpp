@@ -3,6 +3,21 @@
 #include <numbers>
 
 namespace longlora::attention {
+namespace {
+
+template <class T>
+float dot_as(const View& x, const View& y, int64_t b, int64_t position, int64_t head) {
+  const T *left = x.at<const T>(b, position, head), *right = y.at<const T>(b, position, head);
+  vec::F8 sum{};
+  vec::for_lanes(x.head_size, [&](int64_t i, auto lanes) { sum += vec::load(left + i, lanes) * vec::load(right + i, lanes); });
+  return vec::sum(sum);
+}
+
+}  // namespace
+
+float dot(const View& x, const View& y, int64_t b, int64_t position, int64_t head) {
+  return x.is_bf16 ? dot_as<c10::BFloat16>(x, y, b, position, head) : dot_as<float>(x, y, b, position, head);
+}
 
 BackwardPair::BackwardPair(const BackwardCall& call, int64_t b, int64_t kv_head) : c_(call), b_(b), kv_(kv_head) {
   const BackwardTiles& t = call.tiles;
@@ -34,10 +49,10 @@ void BackwardPair::clear_key_gradients() {
   std::fill_n(d_v_, c_.tiles.block * c_.tiles.width, 0.0f);
 }
 
-void BackwardPair::load_key_gradients(int64_t n) {
+void BackwardPair::load_key_gradients(int64_t n, const View& d_k, const View& d_v) {
   const int64_t begin = n * c_.tiles.block, end = begin + c_.tiles.block;
-  load_rows(c_.d_k, b_, kv_, begin, end, d_k_, c_.tiles.block);
-  load_rows(c_.d_v, b_, kv_, begin, end, d_v_, c_.tiles.block);
+  load_rows(d_k, b_, kv_, begin, end, d_k_, c_.tiles.block);
+  load_rows(d_v, b_, kv_, begin, end, d_v_, c_.tiles.block);
 }
 
 void BackwardPair::store_key_gradients(int64_t n, float factor_of_d_k) const {
@@ -52,7 +67,7 @@ void BackwardPair::load_queries(int64_t head, int64_t begin, int64_t end) {
   const float* lse = c_.lse.data_ptr<float>() + b_ * c_.lse.stride(0) + head * c_.lse.stride(1);
   for (int64_t row = 0; row < end - begin; ++row) {
     lse2_[row] = lse[(begin + row - c_.q.begin) * c_.lse.stride(2)] * std::numbers::log2e_v<float>;
-    delta_[row] = c_.delta[c_.delta_index(b_, head, begin + row)];
+    delta_[row] = c_.delta_at(b_, head, begin + row);
   }
 }
 

@@ -2,6 +2,7 @@
 // The backward pass of one block of keys with blocks of queries: the arithmetic; attention_backward.cpp decides the order.
 #include <ATen/core/Tensor.h>
 
+#include <optional>
 #include <span>
 
 #include "attention_tile.h"
@@ -21,19 +22,37 @@ struct BackwardTiles {
   int64_t width, block, rows, keys;
 };
 
+/// fp32 [B, H, T], last stride 1.
+struct Statistic {
+  explicit Statistic(const at::Tensor& x_BHT) : data(x_BHT.data_ptr<float>()), row_stride(x_BHT.stride(0)), head_stride(x_BHT.stride(1)) {}
+  float* data;
+  int64_t row_stride, head_stride;
+};
+
+/// fp32 sums that a pass over keys starts from.
+struct StartSums {
+  View d_k, d_v;
+};
+
+/// What one call works on; a part of the pass leaves views that it neither reads nor writes equal to others.
 struct BackwardCall {
   const Pattern& pattern;
   View q, k, v, o, d_o, d_q, d_k, d_v;
-  const at::Tensor& lse;
-  float* delta;  // [B, H, positions of q]
+  const at::Tensor& lse;  // [B, H, positions of q], delta likewise
+  Statistic delta;
   int64_t num_heads;
   BackwardTiles tiles;
   float scale, to_base2;
+  float key_factor;                     // of d_k when it is stored: scale, or 1 for sums that another call goes on with
+  std::optional<StartSums> start = {};  // none: 0
 
-  int64_t delta_index(int64_t b, int64_t head, int64_t position) const {
-    return (b * num_heads + head) * (q.end - q.begin) + position - q.begin;
+  float& delta_at(int64_t b, int64_t head, int64_t position) const {
+    return delta.data[b * delta.row_stride + head * delta.head_stride + position - q.begin];
   }
 };
+
+/// d_o . o of one query of one head, fp32.
+float dot(const View& x, const View& y, int64_t b, int64_t position, int64_t head);
 
 /// Which accumulators a visit adds into: d_k and d_v, d_q, or all three.
 enum class Products { all, keys, queries };
@@ -46,7 +65,7 @@ class BackwardPair {
   /// Packs keys and values of block n.
   void load_keys(int64_t n);
   void clear_key_gradients();
-  void load_key_gradients(int64_t n);
+  void load_key_gradients(int64_t n, const View& d_k, const View& d_v);
   void store_key_gradients(int64_t n, float factor_of_d_k) const;
 
   /// Adds the pairs of query rows [begin, begin + bounds.count) of one head with the loaded keys. `d_q` panels: tiles.rows rows.

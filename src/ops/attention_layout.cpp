@@ -84,14 +84,25 @@ void check_shapes(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
   for (const at::Tensor* x : {&q, &k, &v, &o}) LONGLORA_INVARIANT(x->size(3) == 1 || x->stride(3) == 1);
 }
 
-/// The window of keys must hold everything that the window of queries sees.
-void check_windows(const AttentionLayout& layout, const at::Tensor& q, const at::Tensor& k) {
+void check_inside(const AttentionLayout& layout, const at::Tensor& q, const at::Tensor& k) {
   const int64_t q_end = layout.q_begin + q.size(1), k_end = layout.k_begin + k.size(1);
   LONGLORA_INVARIANT(layout.q_begin >= 0 && layout.k_begin >= 0 && q.size(1) >= 1 && k.size(1) >= 1);
-  LONGLORA_INVARIANT(q_end <= layout.tokens && k_end <= layout.tokens && q_end <= k_end);
+  LONGLORA_INVARIANT(q_end <= layout.tokens && k_end <= layout.tokens);
   const bool whole = q.size(1) == layout.tokens && k.size(1) == layout.tokens;
   LONGLORA_CHECK(layout.kind != AttentionKind::s2_wrap || whole, config, "s2_wrap works on whole rows, got a window", "attention.kind",
                  "use attention.kind: s2 with halo streaming");
+}
+
+void check_documents_of(const AttentionLayout& layout, int64_t batch_rows) {
+  const size_t rows = layout.document_starts.size();
+  LONGLORA_CHECK(rows == 0 || rows == static_cast<size_t>(batch_rows), data,
+                 fmt::format("document starts of {} rows for a batch of {}", rows, batch_rows), "document starts", "give one list a row");
+}
+
+/// The window of keys must hold everything that the window of queries sees.
+void check_windows(const AttentionLayout& layout, const at::Tensor& q, const at::Tensor& k) {
+  check_inside(layout, q, k);
+  LONGLORA_INVARIANT(layout.q_begin + q.size(1) <= layout.k_begin + k.size(1));
   const Pattern pattern(layout, q.size(2), k.size(2));
   for (int64_t b = 0; b < q.size(0); ++b) {
     for (const int64_t head : {int64_t{0}, q.size(2) - 1}) {
@@ -108,10 +119,16 @@ void check_call(const AttentionLayout& layout, const at::Tensor& q, const at::Te
   check_layout(layout, q.size(2), k.size(2));
   LONGLORA_CHECK(q.size(3) <= kMaxHeadSize, config, fmt::format("head size {}, at most {} is supported", q.size(3), kMaxHeadSize),
                  "hidden_size / num_attention_heads", "use a model with smaller heads");
-  const size_t rows = layout.document_starts.size();
-  LONGLORA_CHECK(rows == 0 || rows == static_cast<size_t>(q.size(0)), data,
-                 fmt::format("document starts of {} rows for a batch of {}", rows, q.size(0)), "document starts", "give one list a row");
+  check_documents_of(layout, q.size(0));
   check_windows(layout, q, k);
+}
+
+void check_key_call(const AttentionLayout& layout, const AttentionWindow& w) {
+  check_shapes(w.q_BTHD, w.k_BTKD, w.v_BTKD, w.d_o_BTHD, w.lse_BHT);
+  check_layout(layout, w.q_BTHD.size(2), w.k_BTKD.size(2));
+  LONGLORA_INVARIANT(w.q_BTHD.size(3) <= kMaxHeadSize);
+  check_documents_of(layout, w.q_BTHD.size(0));
+  check_inside(layout, w.q_BTHD, w.k_BTKD);
 }
 
 }  // namespace attention

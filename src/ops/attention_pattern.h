@@ -121,5 +121,7 @@ inline RowBounds row_bounds(const Pattern& pattern, const RowMap& map, Shift shi
 /// Throws unless shapes, types and windows of a call agree with its layout.
 void check_call(const AttentionLayout&, const at::Tensor& q_BTHD, const at::Tensor& k_BTKD, const at::Tensor& v_BTKD,
                 const at::Tensor& o_BTHD, const at::Tensor& lse_BHT);
+/// The same for a pass over keys, whose queries may also see keys outside the window.
+void check_key_call(const AttentionLayout&, const AttentionWindow&);
 
 }  // namespace longlora::attention

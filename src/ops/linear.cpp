@@ -122,10 +122,9 @@ void add_low_rank_input_gradient(const Linear& linear, const LinearCall& call, c
   }
 }
 
-}  // namespace
-
-void apply_dropout(const LoraDropout& dropout, uint8_t site, int64_t first_row, const at::Tensor& x_NI, at::Tensor& out_NI,
-                   Accumulate accumulate) {
+/// Rows first_row .. of a micro-batch of whole rows.
+void drop_whole_rows(const LoraDropout& dropout, uint8_t site, int64_t first_row, const at::Tensor& x_NI, at::Tensor& out_NI,
+                     Accumulate accumulate) {
   const int64_t rows = x_NI.size(0), width = x_NI.size(1);
   LONGLORA_INVARIANT(dropout.tokens > 0 && (first_row + rows - 1) / dropout.tokens < static_cast<int64_t>(dropout.global_rows.size()));
   LONGLORA_INVARIANT(dropout.tokens <= (int64_t{1} << 34) / width);  // the element's block number has 32 bits
@@ -149,6 +148,19 @@ void apply_dropout(const LoraDropout& dropout, uint8_t site, int64_t first_row, 
       }
     });
   });
+}
+
+}  // namespace
+
+void apply_dropout(const LoraDropout& d, uint8_t site, int64_t first_row, const at::Tensor& x_NI, at::Tensor& out_NI,
+                   Accumulate accumulate) {
+  if (d.part_tokens == 0) return drop_whole_rows(d, site, first_row, x_NI, out_NI, accumulate);
+  for (int64_t done = 0, count; done < x_NI.size(0); done += count) {  // counters are those of the whole row
+    const int64_t row = (first_row + done) / d.part_tokens, token = (first_row + done) % d.part_tokens;
+    count = std::min(x_NI.size(0) - done, d.part_tokens - token);
+    at::Tensor out = out_NI.narrow(0, done, count);
+    drop_whole_rows(d, site, row * d.tokens + d.part_begin + token, x_NI.narrow(0, done, count), out, accumulate);
+  }
 }
 
 PreparedLinear prepare(const Linear& linear, const at::Tensor& weight_OI, Merge merge, Buffer& storage) {

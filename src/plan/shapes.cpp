@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "longlora/config/sequence_parts.h"
 #include "longlora/kernels/s2_layout.h"
 
 namespace longlora::plan {
@@ -25,6 +26,20 @@ int64_t row_tile_of(int64_t sequence_length, int64_t group, AttentionKind kind) 
 
 int64_t loss_rows_of(int64_t vocab, int64_t row_tile, bool gpu) {
   return std::min(row_tile, gpu ? std::max<int64_t>(128, kLossChunkGpu / (4 * vocab) / 128 * 128) : kLossRowsHost);
+}
+
+/// ceil(M / P) half-groups.
+int64_t longest_part(const RunPlan& run, int64_t parts) {
+  if (parts == 1 || run.group <= 0) return run.sequence_length;
+  const int64_t half_groups = half_groups_of(run.sequence_length, run.group);
+  return std::min(run.sequence_length, (half_groups + parts - 1) / parts * (run.group / 2));
+}
+
+/// Half-groups of K and V between neighbours: two beside each other, the sums of one, a message each way in fp32.
+int64_t halo_workspace(const ModelConfig& model, const RunPlan& run, int64_t parts, int64_t element_bytes) {
+  if (parts == 1 || run.group <= 0) return 0;
+  const int64_t half = std::min(run.group / 2, run.sequence_length);
+  return run.micro_batch * half * 2 * model.kv_width() * (2 * element_bytes + 3 * 4);
 }
 
 double attention_flops(const Shapes& s, const TrainConfig& config, int64_t group) {
@@ -55,8 +70,10 @@ Shapes::Shapes(const ModelConfig& model, const TrainConfig& config, const RunPla
       q_width(model.q_width()),
       kv_width(model.kv_width()),
       vocab(model.vocab_size),
-      tokens(run.micro_batch * run.sequence_length),
+      tokens(run.micro_batch * longest_part(run, config.dist.sequence_parallel)),
       sequence_length(run.sequence_length),
+      positions(config.dist.sequence_parallel > 1 ? run.sequence_length : tokens),
+      halo_bytes(halo_workspace(model, run, config.dist.sequence_parallel, target.element_bytes)),
       element_bytes(target.element_bytes),
       shards(run.accumulation),
       row_tile(row_tile_of(run.sequence_length, run.group, config.attention.kind)),
@@ -104,7 +121,7 @@ int64_t Shapes::tree_bytes() const {
 int64_t Shapes::runtime_bytes() const { return gpu ? kGpuRuntime : 0; }
 int64_t Shapes::tile_bytes() const { return row_tile * element_bytes * (3 * ffn + (hidden + 64) + 3 * hidden); }
 int64_t Shapes::loss_chunk_bytes() const { return 4 * loss_rows * vocab; }
-int64_t Shapes::per_token_bytes() const { return tokens * (4 * head_dim + 16); }
+int64_t Shapes::per_token_bytes() const { return positions * 4 * head_dim + tokens * 16; }
 
 int64_t Shapes::kept_bytes(Keep keep) const {
   const int64_t e = element_bytes;
@@ -118,7 +135,7 @@ int64_t Shapes::workspace_bytes(Keep keep) const {
   int64_t bytes = e * hidden + e * q_width + 2 * e * kv_width + 4 * heads;  // dx, dO, dK and dV, delta
   if (keep != Keep::save_all) bytes += e * (q_width + 2 * kv_width);        // q, k, v
   if (keep == Keep::checkpoint) bytes += e * q_width + 4 * heads;           // O, lse
-  return tokens * bytes;
+  return tokens * bytes + halo_bytes;
 }
 
 int64_t Shapes::fixed_bytes() const {

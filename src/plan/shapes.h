@@ -11,11 +11,12 @@ namespace longlora::plan {
 
 enum class Keep { checkpoint, save_attention, save_all };
 
-/// Everything the formulas need; tokens are those of one micro-batch (B * T).
+/// Everything the formulas need; tokens are those of one micro-batch on one rank: B * T, or with dist.sequence_parallel B times the most
+/// that a part of a row can have.
 struct Shapes {
   Shapes(const ModelConfig&, const TrainConfig&, const RunPlan&, const PlanTarget&);
   int64_t layers, hidden, ffn, heads, kv_heads, head_dim, q_width, kv_width, vocab;
-  int64_t tokens, sequence_length, element_bytes, shards, row_tile, loss_rows;
+  int64_t tokens, sequence_length, positions, halo_bytes, element_bytes, shards, row_tile, loss_rows;
   bool tied, head_trained, full_tuning, gpu;
   ParameterCounts counts;
 

@@ -1,6 +1,7 @@
 // Rules between keys, settings of later versions, and the derived numbers of a run.
 
 #include <fmt/format.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
@@ -36,6 +37,43 @@ TEST(Rules, ConflictsBetweenKeysAreNamed) {
     ASSERT_EQ(found.size(), 1u) << test.line;
     EXPECT_EQ(found[0], test.expected);
   }
+}
+
+TEST(Rules, WhatSharedRowsCannotDoIsRefused) {
+  const struct {
+    std::string lines, expected;  // empty: accepted
+  } cases[] = {
+      {"dist: {sequence_parallel: 3}", "dist.sequence_parallel: got 3, must be 1, 2, 4 or 8; use one of them"},
+      {"dist: {sequence_parallel: 8}", ""},
+      {"dist: {sequence_parallel: 8}\nattention: {group_size: 1026}", ""},
+      {"dist: {sequence_parallel: 8}\nattention: {group_size: 1366}",
+       "dist.sequence_parallel: got 8, but a row has only 6 half-groups to share; use 4 or a smaller group"},
+      {"dist: {sequence_parallel: 2}\nattention: {group_size: 8192}",
+       "dist.sequence_parallel: got 2, but a row has only 1 half-groups to share; use 1 or a smaller group"},
+      {"dist: {sequence_parallel: 2}\nattention: {kind: full}",
+       "attention.kind: 'full' and dist.sequence_parallel 2 do not go together; choose s2 or set dist.sequence_parallel: 1"},
+      {"dist: {sequence_parallel: 2}\nattention: {kind: s2_wrap}",
+       "attention.kind: 's2_wrap' and dist.sequence_parallel 2 do not go together; choose s2 or set dist.sequence_parallel: 1"},
+      {"dist: {sequence_parallel: 4}\nattention: {full_steps: 10}",
+       "attention.full_steps: 10 and dist.sequence_parallel 4 do not go together; set it to 0 or set dist.sequence_parallel: 1"},
+      {"dist: {sequence_parallel: 2}\nevaluate: {attention: as_trained}", ""},
+  };
+  for (const auto& test : cases) {
+    const std::vector<std::string> found = details_of([&] { parse_config(kValidYaml + test.lines + "\n", "run.yaml"); });
+    ASSERT_EQ(found.size(), test.expected.empty() ? 0u : 1u) << test.lines;
+    if (!test.expected.empty()) EXPECT_NE(found[0].find(test.expected), std::string::npos) << found[0];
+  }
+  const std::string shared = "model: {path: m}\ndata: {train: [{path: b}], sequence_length: 64, validation: [{path: c}], document_mask: MASK}\n"
+                             "train: {steps: 1}\noutput_dir: o\ndist: {sequence_parallel: 2}\nevaluate: {every: 5, attention: KIND}\n";
+  const auto found_with = [&](const std::string& mask, const std::string& kind) {
+    std::string text = shared;
+    text.replace(text.find("MASK"), 4, mask);
+    text.replace(text.find("KIND"), 4, kind);
+    return details_of([&] { parse_config(text, "run.yaml"); });
+  };
+  EXPECT_TRUE(found_with("false", "as_trained").empty());
+  EXPECT_THAT(found_with("true", "as_trained"), testing::ElementsAre(testing::HasSubstr("data.document_mask: 'true' and ")));
+  EXPECT_THAT(found_with("false", "full"), testing::ElementsAre(testing::HasSubstr("evaluate.attention: evaluations with 'full'")));
 }
 
 TEST(Rules, BatchesAndWeightsMustFit) {
@@ -82,7 +120,6 @@ TEST(Rules, SettingsOfLaterVersionsAreRefusedByName) {
                                "dist.backend: nccl",
                                "dist.shard_weights: frozen",
                                "dist.shard_state: on",
-                               "dist.sequence_parallel: 2",
                                "precision.compute: fp16",
                                "model.dtype: fp16",
                                "data.train_on: all",

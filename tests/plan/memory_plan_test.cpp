@@ -107,6 +107,25 @@ TEST(MemoryPlan, KeepsMoreInTheLastLayersAndStaysWithinTheBudget) {
   EXPECT_NE(plan.policy_name(), "checkpoint");
 }
 
+TEST(MemoryPlan, ARankThatSharesRowsHoldsItsPartOfThem) {
+  TrainConfig config = with_policy(MemoryPolicy::checkpoint);
+  const MemoryPlan alone = make_memory_plan(llama2_7b(), config, one_row(98304), gpu(1000));
+  for (const int64_t parts : {2, 4, 8}) {  // eight half-groups
+    config.dist.sequence_parallel = parts;
+    const MemoryPlan shared = make_memory_plan(llama2_7b(), config, one_row(98304), gpu(1000));
+    EXPECT_EQ(component(shared, "kept_activations") * parts, component(alone, "kept_activations"));
+    const int64_t halo = int64_t{12288} * 2 * 4096 * (2 * 2 + 12);
+    EXPECT_EQ((component(shared, "layer_workspace") - halo) * parts, component(alone, "layer_workspace"));
+    EXPECT_EQ(component(shared, "weights"), component(alone, "weights"));
+  }
+  config.dist.sequence_parallel = 4;  // nine half-groups, the last of one token: the longest part has three
+  RunPlan ragged = one_row(98304);
+  ragged.sequence_length += 1;
+  EXPECT_EQ(component(make_memory_plan(llama2_7b(), config, ragged, gpu(1000)), "kept_activations") * 8,
+            component(alone, "kept_activations") * 3);
+  EXPECT_GT(largest_context(llama2_7b(), config, one_row(8192), gpu(40)), 3 * largest_context(llama2_7b(), {}, one_row(8192), gpu(40)));
+}
+
 TEST(MemoryPlan, MoreMemoryNeverRecomputesMore) {
   double before = 1e30;
   for (double gib = 48; gib <= 120; gib += 6) {

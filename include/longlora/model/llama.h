@@ -16,6 +16,10 @@
 
 namespace longlora {
 
+namespace dist {
+class Communicator;
+}
+
 /// What one layer keeps between forward and backward (docs/memory.md): decides what is kept, never what is computed.
 enum class KeepPolicy : uint8_t { checkpoint, save_attention, save_all };
 
@@ -38,6 +42,8 @@ struct AttentionSettings {
 struct ModelInput {
   at::Tensor ids_BT, labels_BT;                       // int32 on the host
   std::vector<std::vector<int64_t>> document_starts;  // empty: rows are one document (no mask, positions run through)
+  /// With a sequence group: ids and labels are this rank's part of rows of `row_tokens`, from `first_position` on; 0: whole rows.
+  int64_t first_position = 0, row_tokens = 0;
   // place of dropout counters (docs/determinism): step number and global row index of each row
   uint32_t step = 0;
   std::vector<uint32_t> global_rows;
@@ -60,6 +66,10 @@ class LlamaModel {
 
   void set_attention(const AttentionSettings&);
   void set_keep_policies(std::vector<KeepPolicy>);  // one per layer
+  /// Ranks that share rows, by part; null: none. From then on every pass over parts (ModelInput::row_tokens > 0) is made by all of them
+  /// together, with s2 attention and no documents; gradients and losses are those of this rank's part, model/sequence.h adds them. The
+  /// group must outlive its use. Keep policies may differ between ranks.
+  void set_sequence_group(dist::Communicator*);
 
   /// Random start (model.init: random): normal(0, initializer_range) by Philox, norms 1. LoRA: A Kaiming-uniform(a = sqrt 5), B zero.
   void initialise_base();

@@ -49,6 +49,30 @@ void s2_attention_backward(const AttentionLayout&, const at::Tensor& q_BTHD, con
                            at::Tensor& d_k_BTKD, at::Tensor& d_v_BTKD, at::Tensor& workspace);
 int64_t attention_workspace_elements(int64_t rows, int64_t tokens, int64_t num_heads);  // delta: B * H * T floats
 
+// The backward pass in parts, for rows that lie in windows (one sequence on several ranks): delta, keys, queries, in this order. Over
+// whole rows they are the pass above, with its bits; windows cut at tile multiples keep them.
+
+/// d_o[t,h] . o[t,h], fp32 [B, H, T], last stride 1, for queries of the window that starts at q_begin.
+void s2_attention_delta(const AttentionLayout&, const at::Tensor& o_BTHD, const at::Tensor& d_o_BTHD, at::Tensor& delta_BHT);
+
+/// What keys and queries read: queries from q_begin on, keys from k_begin on.
+struct AttentionWindow {
+  at::Tensor q_BTHD, k_BTKD, v_BTKD, d_o_BTHD, lse_BHT, delta_BHT;
+};
+/// fp32 [B, T, K, D] running sums over queries of a window of keys: dK before its factor 1/sqrt(D), and dV. Undefined: 0.
+struct AttentionCarry {
+  at::Tensor d_k_BTKD, d_v_BTKD;
+};
+
+/// Gradients of the window's keys from the window's queries; queries that see other keys too are fine. `start`: sums over later queries
+/// come first.
+void s2_attention_backward_keys(const AttentionLayout&, const AttentionWindow&, const AttentionCarry& start, at::Tensor& d_k_BTKD,
+                                at::Tensor& d_v_BTKD);
+/// The same sums before factor and rounding, for a later call, or a rank, that goes on with them.
+void s2_attention_key_sums(const AttentionLayout&, const AttentionWindow&, const AttentionCarry& start, AttentionCarry& sums);
+/// Gradients of the window's queries; the window of keys holds everything they see. d_q may be q.
+void s2_attention_backward_queries(const AttentionLayout&, const AttentionWindow&, at::Tensor& d_q_BTHD);
+
 /// Name of the attention code that tensors of this kind meet: "cpu", or the kernel. Another one means other last bits.
 std::string attention_variant(const at::Device&, at::ScalarType, int64_t head_size);
 

@@ -38,6 +38,8 @@ struct LoraDropout {
   uint32_t step = 0;
   int64_t tokens = 0;  // T: row n of a tile belongs to global row global_rows[(first_row + n) / T]
   std::vector<uint32_t> global_rows;
+  /// Rows may hold only tokens [part_begin, part_begin + part_tokens) of their T; 0: all of them.
+  int64_t part_begin = 0, part_tokens = 0;
 };
 /// out = (or +=) mask * x / (1 - p), for rows first_row .. of one micro-batch
 void apply_dropout(const LoraDropout&, uint8_t site, int64_t first_row, const at::Tensor& x_NI, at::Tensor& out_NI, Accumulate);

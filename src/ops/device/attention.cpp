@@ -17,6 +17,11 @@ kernels::StatisticsView statistics_of(const at::Tensor& x_BHT) {
   return {.data = x_BHT.data_ptr<float>(), .row = x_BHT.stride(0), .head = x_BHT.stride(1)};
 }
 
+kernels::Carry carry_of(const AttentionCarry& carry) {
+  if (!carry.d_k_BTKD.defined()) return {};
+  return {view_of(carry.d_k_BTKD), view_of(carry.d_v_BTKD)};
+}
+
 /// First position and end of the document of every position, [2, B, T]; undefined when every row is one document.
 at::Tensor bounds_of(const AttentionLayout& layout, const at::Device& device) {
   if (layout.document_bounds.defined() || layout.document_starts.empty()) return layout.document_bounds;
@@ -67,23 +72,50 @@ void s2_attention_forward(const AttentionLayout& layout, const at::Tensor& q_BTH
 void s2_attention_backward(const AttentionLayout& layout, const at::Tensor& q_BTHD, const at::Tensor& k_BTKD, const at::Tensor& v_BTKD,
                            const at::Tensor& o_BTHD, const at::Tensor& lse_BHT, const at::Tensor& d_o_BTHD, at::Tensor& d_q_BTHD,
                            at::Tensor& d_k_BTKD, at::Tensor& d_v_BTKD, at::Tensor& workspace) {
-  const at::Tensor bounds = bounds_of(layout, q_BTHD.device());
-  const kernels::S2Shape shape = shape_of(layout, q_BTHD, k_BTKD, bounds);
-  const kernels::Stream stream = stream_of(q_BTHD);
-  const at::Tensor delta_BHT = workspace.view({q_BTHD.size(0), q_BTHD.size(2), q_BTHD.size(1)});
-  const kernels::StatisticsView lse = statistics_of(lse_BHT), delta = statistics_of(delta_BHT);
-  require(kernels::s2_attention_delta(shape, view_of(o_BTHD), view_of(d_o_BTHD), delta, stream), "s2_attention_backward");
-  const kernels::S2BackwardKv kv{.q = view_of(q_BTHD),
-                                 .k = view_of(k_BTKD),
-                                 .v = view_of(v_BTKD),
-                                 .d_o = view_of(d_o_BTHD),
-                                 .d_k = view_of(d_k_BTKD),
-                                 .d_v = view_of(d_v_BTKD),
-                                 .lse = lse,
-                                 .delta = delta};
-  require(kernels::s2_attention_backward_kv(shape, kv, stream), "s2_attention_backward");
-  const kernels::S2BackwardQ dq{.q = kv.q, .k = kv.k, .v = kv.v, .d_o = kv.d_o, .d_q = view_of(d_q_BTHD), .lse = lse, .delta = delta};
-  require(kernels::s2_attention_backward_q(shape, dq, stream), "s2_attention_backward");  // last: d_q may be q
+  AttentionLayout once = layout;
+  once.document_bounds = bounds_of(layout, q_BTHD.device());
+  at::Tensor delta_BHT = workspace.view({q_BTHD.size(0), q_BTHD.size(2), q_BTHD.size(1)});
+  device::s2_attention_delta(once, o_BTHD, d_o_BTHD, delta_BHT);
+  const AttentionWindow window{q_BTHD, k_BTKD, v_BTKD, d_o_BTHD, lse_BHT, delta_BHT};
+  device::s2_attention_backward_keys(once, window, {}, d_k_BTKD, d_v_BTKD, {});
+  device::s2_attention_backward_queries(once, window, d_q_BTHD);  // last: d_q may be q
+}
+
+void s2_attention_delta(const AttentionLayout& layout, const at::Tensor& o_BTHD, const at::Tensor& d_o_BTHD, at::Tensor& delta_BHT) {
+  AttentionLayout queries = layout;
+  queries.k_begin = layout.q_begin;
+  const at::Tensor bounds = bounds_of(layout, o_BTHD.device());
+  require(kernels::s2_attention_delta(shape_of(queries, o_BTHD, o_BTHD, bounds), view_of(o_BTHD), view_of(d_o_BTHD),
+                                      statistics_of(delta_BHT), stream_of(o_BTHD)),
+          "s2_attention_backward");
+}
+
+void s2_attention_backward_keys(const AttentionLayout& layout, const AttentionWindow& w, const AttentionCarry& start,
+                                const at::Tensor& d_k_BTKD, const at::Tensor& d_v_BTKD, const AttentionCarry& sums) {
+  const at::Tensor bounds = bounds_of(layout, w.q_BTHD.device());
+  kernels::S2BackwardKv kv{.q = view_of(w.q_BTHD),
+                           .k = view_of(w.k_BTKD),
+                           .v = view_of(w.v_BTKD),
+                           .d_o = view_of(w.d_o_BTHD),
+                           .lse = statistics_of(w.lse_BHT),
+                           .delta = statistics_of(w.delta_BHT),
+                           .carry_in = carry_of(start),
+                           .carry_out = carry_of(sums)};
+  if (d_k_BTKD.defined()) kv.d_k = view_of(d_k_BTKD), kv.d_v = view_of(d_v_BTKD);
+  require(kernels::s2_attention_backward_kv(shape_of(layout, w.q_BTHD, w.k_BTKD, bounds), kv, stream_of(w.q_BTHD)),
+          "s2_attention_backward");
+}
+
+void s2_attention_backward_queries(const AttentionLayout& layout, const AttentionWindow& w, at::Tensor& d_q_BTHD) {
+  const at::Tensor bounds = bounds_of(layout, w.q_BTHD.device());
+  const kernels::S2BackwardQ dq{.q = view_of(w.q_BTHD),
+                                .k = view_of(w.k_BTKD),
+                                .v = view_of(w.v_BTKD),
+                                .d_o = view_of(w.d_o_BTHD),
+                                .d_q = view_of(d_q_BTHD),
+                                .lse = statistics_of(w.lse_BHT),
+                                .delta = statistics_of(w.delta_BHT)};
+  require(kernels::s2_attention_backward_q(shape_of(layout, w.q_BTHD, w.k_BTKD, bounds), dq, stream_of(w.q_BTHD)), "s2_attention_backward");
 }
 
 }  // namespace longlora::device

@@ -19,6 +19,11 @@ void s2_attention_forward(const AttentionLayout&, const at::Tensor& q_BTHD, cons
 void s2_attention_backward(const AttentionLayout&, const at::Tensor& q_BTHD, const at::Tensor& k_BTKD, const at::Tensor& v_BTKD,
                            const at::Tensor& o_BTHD, const at::Tensor& lse_BHT, const at::Tensor& d_o_BTHD, at::Tensor& d_q_BTHD,
                            at::Tensor& d_k_BTKD, at::Tensor& d_v_BTKD, at::Tensor& workspace);
+void s2_attention_delta(const AttentionLayout&, const at::Tensor& o_BTHD, const at::Tensor& d_o_BTHD, at::Tensor& delta_BHT);
+/// Into `sums` where it is defined, else into d_k and d_v.
+void s2_attention_backward_keys(const AttentionLayout&, const AttentionWindow&, const AttentionCarry& start, const at::Tensor& d_k_BTKD,
+                                const at::Tensor& d_v_BTKD, const AttentionCarry& sums);
+void s2_attention_backward_queries(const AttentionLayout&, const AttentionWindow&, at::Tensor& d_q_BTHD);
 std::string attention_kernel(at::ScalarType, int64_t head_size);
 
 void rms_norm_forward(const at::Tensor& x_NC, const at::Tensor& weight_C, double eps, at::Tensor& y_NC);
