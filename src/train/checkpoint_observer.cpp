@@ -23,7 +23,7 @@ CheckpointObserver::CheckpointObserver(Parts parts, int64_t saved_step) : parts_
 
 void CheckpointObserver::save() {
   const TrainState state = parts_.state();
-  dist::Communicator& ranks = parts_.reducer.ranks();
+  dist::Communicator& ranks = parts_.all;
   ranks.set_place("save", state.step);
   together(ranks, [&] {
     if (parts_.folder == nullptr) {

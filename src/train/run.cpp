@@ -100,8 +100,8 @@ int saved_threads(const TrainState& state) {
 /// The run after all its ranks have met.
 class Run {
  public:
-  Run(const TrainRequest& request, PreparedRun prepared, const dist::LaunchInfo& launch, dist::Communicator& ranks)
-      : request_(request), run_(std::move(prepared)), launch_(launch), ranks_(ranks), folder_(run_, ranks.rank()) {}
+  Run(const TrainRequest& request, PreparedRun prepared, const World& world)
+      : request_(request), run_(std::move(prepared)), world_(world), ranks_(*world.all), folder_(run_, world.launch.rank) {}
 
   int execute() {
     on_root(ranks_, [&] { folder_.open(run_, request_.resume); });
@@ -111,7 +111,7 @@ class Run {
     const std::unique_ptr<RunData> data = open_data();
     run_.plan.total_steps = total_steps(run_.config(), *data, run_.plan.global_batch);
     print_banner(run_, [&](const std::string& line) { folder_.say(line); });
-    if (ranks_.size() > 1) folder_.say(dist::describe(launch_));
+    if (ranks_.size() > 1) folder_.say(dist::describe(world_.launch));
     for (const std::string& line : data->train->summary()) folder_.say("data       " + line);
     Digest weights{};
     std::unique_ptr<LlamaModel> model;
@@ -122,8 +122,9 @@ class Run {
     if (resume_) check_identity(resume_->state, identity_, prints_, run_.config().deterministic);
     on_root(ranks_, [&] { folder_.describe(run_, identity_); });
     Progress start{.chain = chain_start(frozen_digest(run_.config()), weights, data->tokenizer_digest(), data->train->digest())};
-    Reducer reducer(ranks_, model->trainable(), run_.plan.canonical_shards, run_.config().dist.shard_state != AutoBool::off);
+    Reducer reducer(world_.rows(), model->trainable(), run_.plan.canonical_shards, run_.config().dist.shard_state != AutoBool::off);
     AdamW optimizer(model->trainable(), run_.config().optimizer);
+    model->set_sequence_group(world_.sequence.get());
     if (resume_) {
       together(ranks_, [&] { start = restore(*resume_, *model); });
       reducer.refresh_weights();
@@ -148,7 +149,7 @@ class Run {
     MergedConfig merged = merge_config(run_.loaded, request_.sources, resume_->state);
     for (const std::string& notice : merged.notices) log_notice("resume: {}", notice);
     lineage_ = std::move(merged.lineage);
-    take_threads(request_, saved_threads(resume_->state), launch_);
+    take_threads(request_, saved_threads(resume_->state), world_.launch);
     run_ = prepare_run(std::move(merged.loaded), PrepareFor::training, run_.plan.ranks);
     run_status().step = resume_->state.step;
     run_status().checkpoint = resume_->found.path.string();
@@ -167,7 +168,8 @@ class Run {
       folder_.say("policy     " + run_.memory.policy_summary());
       return true;
     };
-    Trainer trainer({model, loader, optimizer, reducer, config, run_.plan, out / "logs", keep_less}, std::move(start));
+    Trainer trainer({model, loader, optimizer, reducer, ranks_, config, run_.plan, out / "logs", keep_less, world_.sequence.get()},
+                    std::move(start));
     if (!request_.dump_gradients.empty()) {
       const LossSum loss = trainer.accumulate_gradients();
       on_root(ranks_, [&] { dump_gradients(model, loss, request_.dump_gradients, config.tuning.mode); });
@@ -189,7 +191,7 @@ class Run {
       if (metrics) metrics->sync();  // the recorded length must never exceed the file
       return train_state(trainer, config, metrics ? metrics->bytes() : 0, identity_, prints_, lineage_);
     };
-    CheckpointObserver checkpoints({folder_.checkpoints(), model, reducer, config.checkpoint.every, config.checkpoint.keep, state},
+    CheckpointObserver checkpoints({folder_.checkpoints(), model, reducer, ranks_, config.checkpoint.every, config.checkpoint.keep, state},
                                    resume_ ? first_step : -1);
     observers.push_back(&checkpoints);
     std::unique_ptr<EventsObserver> events;
@@ -233,7 +235,7 @@ class Run {
 
   const TrainRequest& request_;
   PreparedRun run_;
-  const dist::LaunchInfo& launch_;
+  const World& world_;
   dist::Communicator& ranks_;
   RunFolder folder_;
   std::optional<StopRequest> stop_;
@@ -247,14 +249,15 @@ class Run {
 int run_training(const TrainRequest& request) {
   LoadedConfig loaded = load_config(request.sources);
   const dist::LaunchInfo launch = find_launch(request, loaded.config);
-  PreparedRun prepared = prepare_run(std::move(loaded), PrepareFor::training, launch.world_size);
+  const int64_t parts = loaded.config.dist.sequence_parallel;
+  PreparedRun prepared = prepare_run(std::move(loaded), PrepareFor::training, launch.world_size / parts);
   if (request.dry_run) {
     print_banner(prepared, [](const std::string& line) { log_info("{}", line); });
     return 0;
   }
   run_status().rank = launch.rank;
-  const std::unique_ptr<dist::Communicator> ranks = join(launch, request, prepared.config(), prepared.device.is_gpu());
-  return Run(request, std::move(prepared), launch, *ranks).execute();
+  const World world = join(launch, request, prepared.config(), prepared.device.is_gpu());
+  return Run(request, std::move(prepared), world).execute();
 }
 
 }  // namespace longlora

@@ -3,6 +3,7 @@
 #include "longlora/core/clock.h"
 #include "longlora/core/error.h"
 #include "longlora/core/log.h"
+#include "longlora/model/sequence.h"
 #include "longlora/train/device.h"
 #include "longlora/train/trainer.h"
 
@@ -24,6 +25,8 @@ ModelInput Trainer::model_input(const TokenBatch& batch) const {
   ModelInput input;
   input.ids_BT = at::from_blob(const_cast<int32_t*>(batch.ids.data()), {batch.rows, batch.tokens}, on_host);
   input.labels_BT = at::from_blob(const_cast<int32_t*>(batch.labels.data()), {batch.rows, batch.tokens}, on_host);
+  input.first_position = batch.first_position;
+  input.row_tokens = batch.row_tokens;
   if (config_.data.document_mask) input.document_starts = batch.document_starts;
   input.step = static_cast<uint32_t>(progress_.step);
   input.global_rows.assign(batch.global_rows.begin(), batch.global_rows.end());
@@ -51,6 +54,10 @@ std::vector<TokenBatch> Trainer::rows_of_step(StepReport& report) {
   LONGLORA_CHECK(report.targets > 0, data, "a global batch without any target token",
                  "rows " + std::to_string(report.first_row) + " to " + std::to_string(report.first_row + report.rows - 1),
                  "check data.train: these rows hold padding or untrained text only");
+  if (sequence_ != nullptr) {
+    const SequencePart part = sequence_part(plan_.sequence_length, plan_.group, sequence_->size(), sequence_->rank());
+    for (TokenBatch& shard : shards) shard = cut_sequence(shard, part);
+  }
   return shards;
 }
 
@@ -65,9 +72,20 @@ std::vector<LossSum> Trainer::accumulate(const std::vector<TokenBatch>& shards, 
     at::Tensor hidden_BTC = model_.forward(input, saved_);                       // saved_ holds what the policy keeps
     losses.push_back(model_.loss_backward(hidden_BTC, input.labels_BT, scale));  // hidden becomes its own gradient
     model_.backward(std::move(hidden_BTC), input, saved_);
+    if (sequence_ != nullptr) add_over_sequence_ranks(trainable_, losses.back(), *sequence_);
     tree_.close();  // adds finished siblings, fixed order
   }
   return losses;
+}
+
+/// The others wait for this rank inside the pass and cannot be asked.
+void Trainer::end_all(const std::exception_ptr& failure) {
+  try {
+    std::rethrow_exception(failure);
+  } catch (const std::exception& error) {
+    all_.abort("rank " + std::to_string(all_.rank()) + " cannot go on: " + error.what());
+    throw;
+  }
 }
 
 [[noreturn]] void Trainer::out_of_memory(const std::exception_ptr& failure) const {
@@ -94,6 +112,7 @@ std::vector<LossSum> Trainer::accumulate_within_memory(const std::vector<TokenBa
     } catch (...) {
       failure = std::current_exception();
     }
+    if (failure && coupled_) end_all(failure);
     if (!reducer_.agree_on_failure(failure, progress_.step + 1)) return losses;
     if (config_.memory.on_oom == OnOom::stop || step_downs_ == kStepDowns) out_of_memory(failure);
     keep_less(failure);

@@ -33,6 +33,12 @@ std::string first_bad_tensor(const std::vector<Parameter*>& trainable) {
   return "loss";
 }
 
+bool any_rank(dist::Communicator& ranks, bool mine) {
+  int64_t flag = mine ? 1 : 0;
+  ranks.max({&flag, 1});
+  return flag != 0;
+}
+
 std::string nonfinite_name(int64_t step, int rank) {
   return "nonfinite-" + std::to_string(step) + (rank == 0 ? "" : "-rank_" + std::to_string(rank)) + ".json";
 }
@@ -44,6 +50,9 @@ Trainer::Trainer(Parts parts, Progress start)
       loader_(parts.loader),
       optimizer_(parts.optimizer),
       reducer_(parts.reducer),
+      all_(parts.all),
+      sequence_(parts.sequence),
+      coupled_(parts.coupled || parts.sequence != nullptr),
       config_(parts.config),
       plan_(parts.plan),
       log_folder_(std::move(parts.log_folder)),
@@ -97,7 +106,7 @@ bool Trainer::run(const std::vector<Observer*>& observers, const std::function<b
   if (!done()) {
     for (Observer* o : observers) o->before_first_step();
   }
-  while (!done() && !reducer_.any(stop_requested())) {
+  while (!done() && !any_rank(all_, stop_requested())) {
     const StepReport report = step();
     for (Observer* o : observers) o->after_step(report);
   }

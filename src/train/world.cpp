@@ -33,10 +33,22 @@ dist::Backend backend_of(const TrainConfig& config, bool on_gpu) {
   return on_gpu && config.dist.backend == DistBackend::automatic ? dist::Backend::nccl : dist::Backend::tcp;
 }
 
+/// Ranks that share rows talk in every layer: they are whole groups on one host.
+void check_sequence_groups(const dist::LaunchInfo& launch, int64_t parts) {
+  const auto text = [](int64_t n) { return std::to_string(n); };
+  LONGLORA_CHECK(launch.world_size % parts == 0, config,
+                 text(launch.world_size) + " ranks are no multiple of " + text(parts) + " that share a row", "dist.sequence_parallel",
+                 "start a multiple of it, or set it to 1");
+  LONGLORA_CHECK(launch.local_world_size % parts == 0, config,
+                 text(launch.local_world_size) + " ranks a host are no multiple of " + text(parts) + " that share a row",
+                 "dist.sequence_parallel", "start whole groups on every host");
+}
+
 }  // namespace
 
 dist::LaunchInfo find_launch(const TrainRequest& request, const TrainConfig& config) {
   dist::LaunchInfo launch = dist::detect_launch(request.launch, dist::process_environment(), config.output_dir);
+  check_sequence_groups(launch, config.dist.sequence_parallel);
   if (launch.world_size == 1) return launch;
   LONGLORA_CHECK(config.dist.backend != DistBackend::single, config,
                  "dist.backend is single, and " + dist::describe(launch) + " is one of several ranks", "dist.backend", "use auto");
@@ -47,9 +59,12 @@ dist::LaunchInfo find_launch(const TrainRequest& request, const TrainConfig& con
   return launch;
 }
 
-std::unique_ptr<dist::Communicator> join(const dist::LaunchInfo& launch, const TrainRequest& request, const TrainConfig& config,
-                                         bool on_gpu) {
-  if (launch.world_size == 1) return dist::single();
+World join(const dist::LaunchInfo& launch, const TrainRequest& request, const TrainConfig& config, bool on_gpu) {
+  World world{.launch = launch};
+  if (launch.world_size == 1) {
+    world.all = dist::single();
+    return world;
+  }
   dist::JoinOptions options{.backend = backend_of(config, on_gpu),
                             .binary = binary_digest(),
                             .config = sha256(canonical_json(config, ResumeClass::frozen)),
@@ -65,7 +80,12 @@ std::unique_ptr<dist::Communicator> join(const dist::LaunchInfo& launch, const T
   options.device = accelerator::selected_device();
   options.collective_seconds = static_cast<double>(config.dist.timeout_seconds);
   if (on_gpu && options.backend == dist::Backend::tcp) log_warning("dist.backend tcp with a GPU: gradients go over the host");
-  return dist::join_world(launch, options);
+  world.all = dist::join_world(launch, options);
+  if (const int parts = options.sequence_parallel; parts > 1) {
+    world.rows_group = world.all->split(launch.rank % parts, launch.rank / parts);
+    world.sequence = world.all->split(launch.rank / parts, launch.rank % parts);
+  }
+  return world;
 }
 
 void take_threads(const TrainRequest& request, int saved, const dist::LaunchInfo& launch) {

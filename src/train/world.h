@@ -9,17 +9,19 @@
 
 namespace longlora {
 
+/// Every rank, and where rows are shared its two groups: rank = place in `rows` x sequence_parallel + place in `sequence`.
 struct World {
   dist::LaunchInfo launch;
   std::unique_ptr<dist::Communicator> all;
-  bool is_root() const { return launch.rank == 0; }
+  std::unique_ptr<dist::Communicator> rows_group, sequence;  // null when nothing is shared
+  dist::Communicator& rows() const { return rows_group ? *rows_group : *all; }
 };
 
 /// Flags and environment. With several ranks: the GPU of this rank is selected, and --threads not given becomes this rank's share of the
 /// host's cores. Nothing is connected yet.
 dist::LaunchInfo find_launch(const TrainRequest&, const TrainConfig&);
 /// Waits for all ranks. One rank: nothing to wait for. The transport of `dist.backend`, auto: NCCL between GPUs, TCP between CPUs.
-std::unique_ptr<dist::Communicator> join(const dist::LaunchInfo&, const TrainRequest&, const TrainConfig&, bool on_gpu);
+World join(const dist::LaunchInfo&, const TrainRequest&, const TrainConfig&, bool on_gpu);
 
 /// Compute threads of a resumed run are those that it had: their number is part of what a resume keeps.
 void take_threads(const TrainRequest&, int saved, const dist::LaunchInfo&);

@@ -101,6 +101,24 @@ def every_launcher():
         return "openmpi, mpich, torchrun, slurm, own launcher: one chain"
 
 
+def shared_rows():
+    """dist.sequence_parallel 2 and 4: losses of one rank to 1e-5; for one number of parts one chain on any number of row groups."""
+    with Workplace() as place:
+        config = settings(place, evaluate={"every": 3, "attention": "as_trained"}, train={"steps": 5, "global_batch": 4, "micro_batch": 1})
+        execute(train_line(config, place.path / "alone"))
+        alone = [line["loss"] for line in metrics(place.path / "alone")]
+        for parts, ranks in ((2, 2), (4, 4), (2, 4), (2, 8)):
+            out = place.path / f"parts{parts}ranks{ranks}"
+            execute([*launch(ranks), *train_line(config, out, "--set", f"dist.sequence_parallel={parts}")])
+            for mine, right in zip([line["loss"] for line in metrics(out)], alone, strict=True):
+                assert abs(mine - right) <= 1e-5 * right, (parts, ranks, mine, right)
+        chains = {exact(place.path / f"parts2ranks{ranks}")[-1][-1] for ranks in (2, 4, 8)}
+        assert len(chains) == 1, chains
+        done = execute([*launch(3), *train_line(config, place.path / "three", "--set", "dist.sequence_parallel=2")], expect=78)
+        assert "dist.sequence_parallel" in done.stderr
+        return "2 and 4 parts agree with one rank to 1e-5"
+
+
 def living(out):
     """Process ids of the ranks whose command line names this output folder."""
     found = []
@@ -285,7 +303,7 @@ def two_hosts():
 
 
 if __name__ == "__main__":
-    tests = [every_number_of_ranks, every_launcher, walk_over_ranks_with_kills, a_stopped_rank_is_found, wrong_worlds,
+    tests = [every_number_of_ranks, every_launcher, shared_rows, walk_over_ranks_with_kills, a_stopped_rank_is_found, wrong_worlds,
              a_stop_signal_saves_on_all_ranks, two_hosts]
     chosen = sys.argv[2:]
     main([test for test in tests if not chosen or test.__name__ in chosen])

@@ -70,7 +70,7 @@ TEST(Ranks, ACheckpointOfAnyNumberOfRanksGoesOnWithAnyOther) {
         load_train_tensors(*found, *rank.model);
         rank.reducer->refresh_weights();
       }
-      Trainer trainer({*rank.model, *rank.loader, *rank.optimizer, *rank.reducer, rank.loaded.config, rank.plan, {}}, start);
+      Trainer trainer({*rank.model, *rank.loader, *rank.optimizer, *rank.reducer, ranks, rank.loaded.config, rank.plan, {}}, start);
       trainer.step();
       trainer.step();
       const TrainState state{.step = trainer.progress().step, .chain = digest_hex(trainer.progress().chain)};

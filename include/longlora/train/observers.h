@@ -74,6 +74,7 @@ class CheckpointObserver : public Observer {
     CheckpointFolder* folder;  // the root's; null elsewhere
     LlamaModel& model;
     Reducer& reducer;
+    dist::Communicator& all;
     int64_t every, keep;
     std::function<TrainState()> state;
   };

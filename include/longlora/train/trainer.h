@@ -58,11 +58,14 @@ class Trainer {
     LlamaModel& model;
     BatchLoader& loader;
     AdamW& optimizer;
-    Reducer& reducer;  // of all ranks that see other rows
+    Reducer& reducer;         // of the ranks that see other rows
+    dist::Communicator& all;  // every rank of the run
     const TrainConfig& config;
     const RunPlan& plan;
-    std::filesystem::path log_folder;      // nonfinite-<step>.json; empty: not written
-    std::function<bool()> keep_less = {};  // a cheaper memory policy after a failed allocation; false: there is none
+    std::filesystem::path log_folder;        // nonfinite-<step>.json; empty: not written
+    std::function<bool()> keep_less = {};    // a cheaper memory policy after a failed allocation; false: there is none
+    dist::Communicator* sequence = nullptr;  // ranks that share every row (dist.sequence_parallel), also the model's sequence group
+    bool coupled = false;                    // ranks wait for each other inside a pass: an error there ends the run on all of them
   };
   Trainer(Parts, Progress start);
 
@@ -84,6 +87,7 @@ class Trainer {
   std::vector<TokenBatch> rows_of_step(StepReport&);
   std::vector<LossSum> accumulate(const std::vector<TokenBatch>& shards, int64_t targets);
   std::vector<LossSum> accumulate_within_memory(const std::vector<TokenBatch>& shards, int64_t targets);
+  void end_all(const std::exception_ptr& failure);
   [[noreturn]] void out_of_memory(const std::exception_ptr& failure) const;
   void keep_less(const std::exception_ptr& failure);
   void move_on(StepReport&, const UpdateGate&);
@@ -95,6 +99,9 @@ class Trainer {
   BatchLoader& loader_;
   AdamW& optimizer_;
   Reducer& reducer_;
+  dist::Communicator& all_;
+  dist::Communicator* sequence_;
+  bool coupled_;
   const TrainConfig& config_;
   const RunPlan& plan_;
   std::filesystem::path log_folder_;
