@@ -54,8 +54,9 @@ std::span<std::byte> bytes_of(const at::Tensor& tensor) {
   return {static_cast<std::byte*>(tensor.data_ptr()), static_cast<size_t>(tensor.numel() * tensor.element_size())};
 }
 
-StateLanes lanes_of(const at::Tensor& tensor) {
-  if (!tensor.is_cpu() && tensor.is_contiguous() && tensor.nbytes() % 4 == 0) return device_state_lanes({tensor}).front();
+StateLanes lanes_of(const at::Tensor& tensor, uint64_t first_word) {
+  if (!tensor.is_cpu() && first_word == 0 && tensor.is_contiguous() && tensor.nbytes() % 4 == 0)
+    return device_state_lanes({tensor}).front();
   const at::Tensor flat = on_host(tensor);
   const std::span<const std::byte> bytes = bytes_of(flat);
   const auto* words = reinterpret_cast<const uint32_t*>(bytes.data());
@@ -64,14 +65,14 @@ StateLanes lanes_of(const at::Tensor& tensor) {
   std::mutex mutex;
   at::parallel_for(0, num_words, kWordsPerTask, [&](int64_t begin, int64_t end) {
     StateLanes part;
-    part.add({words + begin, static_cast<size_t>(end - begin)}, static_cast<uint64_t>(begin));
+    part.add({words + begin, static_cast<size_t>(end - begin)}, first_word + static_cast<uint64_t>(begin));
     const std::lock_guard lock(mutex);
     total += part;  // sums are order-free
   });
   if (bytes.size() % 4 != 0) {
     uint32_t last = 0;
     std::memcpy(&last, words + num_words, bytes.size() % 4);
-    total.add({&last, 1}, static_cast<uint64_t>(num_words));
+    total.add({&last, 1}, first_word + static_cast<uint64_t>(num_words));
   }
   return total;
 }

@@ -33,7 +33,6 @@ void Checks::check_supported_machine() {
     not_yet("memory.halo_streaming", name_of_value(c_.memory.halo_streaming), "use off");
   if (c_.dist.backend == DistBackend::tcp || c_.dist.backend == DistBackend::nccl)
     not_yet("dist.backend", name_of_value(c_.dist.backend), "use single");
-  if (c_.dist.shard_weights == ShardWeights::frozen) not_yet("dist.shard_weights", "frozen", "use none");
   if (c_.dist.shard_state == AutoBool::on) not_yet("dist.shard_state", "on", "use off");
   if (!c_.evaluate.passkey.contexts.empty()) report("evaluate.passkey.contexts", "passkey retrieval is not in this version", "remove it");
   if (c_.evaluate.passkey.trials != TrainConfig{}.evaluate.passkey.trials)

@@ -44,6 +44,7 @@ class Communicator {
   virtual ~Communicator() = default;
   virtual int rank() const = 0;
   virtual int size() const = 0;
+  virtual bool takes_device_memory() const { return false; }
 
   /// Both directions at once, sizes may differ, either may be empty. Deadlock-free when both ranks of a pair call it.
   virtual void exchange(int peer, ConstBuffer out, Buffer in, Stream stream = nullptr) = 0;

@@ -1,8 +1,10 @@
 // The GPU of a CUDA build, through LibTorch's allocator and streams. The only file of the tensor modules that knows CUDA.
 #include <ATen/Context.h>
 #include <ATen/cuda/CUDAContext.h>
+#include <ATen/cuda/CUDAEvent.h>
 #include <ATen/ops/empty.h>
 #include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
 #include <nvtx3/nvToolsExt.h>
@@ -82,6 +84,30 @@ MemoryUse memory_use() {
 
 void release_unused() { c10::cuda::CUDACachingAllocator::emptyCache(); }
 void synchronize() { check(cudaDeviceSynchronize(), "cudaDeviceSynchronize"); }
+
+namespace {
+/// `later` gets an order after what `sooner` holds now. The event may go before it has happened.
+void put_after(const c10::cuda::CUDAStream& later, const c10::cuda::CUDAStream& sooner) {
+  at::cuda::CUDAEvent event;
+  event.record(sooner);
+  event.block(later);
+}
+}  // namespace
+
+struct SideQueue::State {
+  c10::cuda::CUDAStream stream;
+};
+SideQueue::SideQueue(const at::Device& device)
+    : state_(std::make_unique<State>(State{c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device.index())})) {}
+SideQueue::~SideQueue() = default;
+void* SideQueue::stream() const { return state_->stream.stream(); }
+void SideQueue::follow_current() { put_after(state_->stream, c10::cuda::getCurrentCUDAStream(state_->stream.device_index())); }
+void SideQueue::lead_current() { put_after(c10::cuda::getCurrentCUDAStream(state_->stream.device_index()), state_->stream); }
+void SideQueue::copy(at::Tensor& to, const at::Tensor& from) {
+  const c10::cuda::CUDAStreamGuard guard(state_->stream);
+  to.copy_(from, /*non_blocking=*/true);
+}
+void SideQueue::synchronize() { state_->stream.synchronize(); }
 
 Range::Range(const char* name) { nvtxRangePushA(name); }
 Range::~Range() { nvtxRangePop(); }
