@@ -82,6 +82,7 @@ struct Outcome {
 
 /// Two shards with an evaluation between them: the second finds the layers that the first left. Then tokens one by one.
 Outcome run(LlamaModel& model, const Case& c) {
+  at::set_num_threads(1);  // of this thread
   const TinyBatch batch(c.rows, c.tokens, c.shape.vocabulary), prompt(1, 6, c.shape.vocabulary);
   Outcome found;
   SavedActivations saved;
