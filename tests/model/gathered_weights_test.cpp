@@ -237,13 +237,13 @@ TEST(GatheredStore, PrefetchDoesNotWaitForThePeers) {
       group.receive(0, {&token, 1});
       store->prefetch(0);
     }
-    for (const int64_t layer : {0, 1, 2, 2, 1, 0}) {
-      const LayerWeights found = store->acquire(layer);
-      store->prefetch(layer + 1);
-      EXPECT_EQ(found.qkv_EC.max().item<float>(), static_cast<float>(layer));
-      EXPECT_EQ(found.down_CF.min().item<float>(), static_cast<float>(layer));
-      store->release(layer);
-      if (layer == 2) store->prefetch(1);
+    const std::vector<int64_t> order = {0, 1, 2, 2, 1, 0, 0, 1, 2};  // forward, backward, an evaluation
+    for (size_t i = 0; i < order.size(); ++i) {
+      const LayerWeights found = store->acquire(order[i]);
+      if (i + 1 < order.size()) store->prefetch(order[i + 1]);
+      EXPECT_EQ(found.qkv_EC.max().item<float>(), static_cast<float>(order[i]));
+      EXPECT_EQ(found.down_CF.min().item<float>(), static_cast<float>(order[i]));
+      store->release(order[i]);
     }
     store->prefetch(-1);
     store->prefetch(3);

@@ -48,12 +48,15 @@ TEST(WeightParts, EveryElementHasOneOwnerAndOnePlace) {
 }
 
 TEST(WeightParts, TensorsOfUsualModelsAreAligned) {
-  for (const ModelConfig& model : {llama2_7b(), llama2_13b(), llama2_70b()})
-    for (const WeightParts::Tensor& tensor : WeightParts(model, 2, 8).tensors()) EXPECT_EQ(tensor.begin * 2 % 256, 0);
+  for (const ModelConfig& model : {llama2_7b(), llama2_13b(), llama2_70b()}) {
+    const WeightParts parts(model, 2, 8);
+    for (const WeightParts::Tensor& tensor : parts.tensors()) EXPECT_EQ(tensor.begin * 2 % 256, 0);
+  }
 }
 
 TEST(WeightParts, RowsOfOneProductAreNeighbours) {
-  const std::vector<WeightParts::Tensor>& t = WeightParts(shape(15, 22, 3, 1, 6), 2, 3).tensors();
+  const WeightParts parts(shape(15, 22, 3, 1, 6), 2, 3);
+  const std::vector<WeightParts::Tensor>& t = parts.tensors();
   for (const size_t follower : {1, 2, 5}) EXPECT_EQ(t[follower].begin, t[follower - 1].begin + t[follower - 1].elements);
   for (const size_t leader : {0, 3, 4, 6}) EXPECT_EQ(t[leader].begin * 2 % 256, 0);
 }
