@@ -15,7 +15,8 @@ namespace {
 struct PlanFlags {
   ConfigFlags config;
   double device_memory_gib = 0, host_memory_gib = 0;
-  int ranks = 1;
+  int64_t ranks = 1;
+  double link_gbytes = 0;
   bool max_context = false, json = false;
 };
 
@@ -37,21 +38,51 @@ std::string bytes_json(const std::vector<std::pair<std::string, int64_t>>& parts
   return "{" + text + "}";
 }
 
-std::string plan_json(const MemoryPlan& plan, const RunPlan& run, const ParameterCounts& counts, int64_t max_context) {
+/// Nothing is known of links and devices but what the user says.
+double gather_seconds(const MemoryPlan& plan, double link_gbytes) { return static_cast<double>(plan.gather_bytes) / (1e9 * link_gbytes); }
+
+std::string gather_json(const MemoryPlan& plan, double link_gbytes) {
+  if (plan.weight_ranks == 1) return "null";
+  return fmt::format("{{\"bytes\": {}, \"layer_forward_flops\": {}, \"bytes_per_flop\": {}, \"seconds\": {}}}", plan.gather_bytes,
+                     json_number(plan.layer_forward_flops), json_number(static_cast<double>(plan.gather_bytes) / plan.layer_forward_flops),
+                     link_gbytes > 0 ? json_number(gather_seconds(plan, link_gbytes)) : "null");
+}
+
+std::string ranks_text(const MemoryPlan& plan, int64_t ranks, double link_gbytes) {
+  if (ranks == 1) return "";
+  const auto parts = [](int64_t count) { return count > 1 ? fmt::format("in {} parts", count) : std::string("whole on each"); };
+  std::string text = fmt::format("ranks      {}; frozen layers {}, masters and moments {}; bytes are those of one rank\n", ranks,
+                                 parts(plan.weight_ranks), parts(plan.state_ranks));
+  if (plan.weight_ranks == 1) return text;
+  text += fmt::format("gather     {} a layer against {:.2f} TFLOP forward: {:.3g} bytes a FLOP, forward and once more backward\n",
+                      human_bytes(static_cast<uint64_t>(plan.gather_bytes)), plan.layer_forward_flops / 1e12,
+                      static_cast<double>(plan.gather_bytes) / plan.layer_forward_flops);
+  if (link_gbytes > 0) {
+    const double seconds = gather_seconds(plan, link_gbytes);
+    text += fmt::format("link       {:.4g} GB/s: {:.3g} ms a layer, hidden where a device computes below {:.4g} TFLOP/s\n", link_gbytes,
+                        1e3 * seconds, plan.layer_forward_flops / seconds / 1e12);
+  }
+  return text;
+}
+
+std::string plan_json(const MemoryPlan& plan, const RunPlan& run, const ParameterCounts& counts, int64_t max_context,
+                      const PlanFlags& flags) {
   std::string layers;
   for (const std::string& policy : plan.layer_policy) layers += (layers.empty() ? "" : ", ") + json_quote(policy);
   return fmt::format(
       "{{\"policy\": {}, \"layer_policy\": [{}], \"sequence_length\": {}, \"group\": {}, \"parameters\": {{\"total\": {}, \"trainable\": "
       "{}, "
       "\"lora\": {}, \"norms\": {}, \"embeddings\": {}, \"head\": {}, \"projections\": {}}}, \"device_bytes\": {}, \"host_bytes\": {}, "
-      "\"budget_bytes\": {}, \"row_tile\": {}, \"flops\": {{\"model\": {}, \"hardware\": {}}}, \"max_context\": {}}}\n",
+      "\"budget_bytes\": {}, \"row_tile\": {}, \"flops\": {{\"model\": {}, \"hardware\": {}}}, \"ranks\": {}, \"weight_ranks\": {}, "
+      "\"state_ranks\": {}, \"gather\": {}, \"max_context\": {}}}\n",
       json_quote(plan.policy_name()), layers, run.sequence_length, run.group, counts.total, counts.trainable, counts.lora, counts.norms,
       counts.embeddings, counts.head, counts.projections, bytes_json(plan.device_bytes), bytes_json(plan.host_bytes), plan.budget_bytes,
-      plan.row_tile, json_number(plan.flops.model), json_number(plan.flops.hardware),
-      max_context > 0 ? std::to_string(max_context) : "null");
+      plan.row_tile, json_number(plan.flops.model), json_number(plan.flops.hardware), flags.ranks, plan.weight_ranks, plan.state_ranks,
+      gather_json(plan, flags.link_gbytes), max_context > 0 ? std::to_string(max_context) : "null");
 }
 
-std::string plan_text(const MemoryPlan& plan, const RunPlan& run, const ParameterCounts& counts, int64_t max_context) {
+std::string plan_text(const MemoryPlan& plan, const RunPlan& run, const ParameterCounts& counts, int64_t max_context,
+                      const PlanFlags& flags) {
   const auto size = [](int64_t bytes) { return human_bytes(static_cast<uint64_t>(bytes)); };
   const bool gpu = plan.device_bytes.size() > 1;
   std::string text = fmt::format("{} peak {} of {}\n", gpu ? "device" : "host", size(plan.peak_bytes()), size(plan.budget_bytes));
@@ -64,22 +95,24 @@ std::string plan_text(const MemoryPlan& plan, const RunPlan& run, const Paramete
   text += fmt::format("attention  group {} tokens of {}\n", run.group, run.sequence_length);
   text += fmt::format("FLOPs      {:.2f} G per token of the model, {:.2f} G with recomputation\n", plan.flops.model / 1e9,
                       plan.flops.hardware / 1e9);
+  text += ranks_text(plan, flags.ranks, flags.link_gbytes);
   if (max_context > 0) text += fmt::format("largest context: {} tokens\n", max_context);
   return text;
 }
 
 int plan(const PlanFlags& flags) {
-  LONGLORA_CHECK(flags.ranks == 1, config, "plans for " + std::to_string(flags.ranks) + " ranks are not in this version", "--ranks",
-                 "use --ranks 1");
   const LoadedConfig loaded = load_config(sources_of(flags.config));
   const TrainConfig& config = loaded.config;
+  const int64_t parts = config.dist.sequence_parallel;
+  LONGLORA_CHECK(flags.ranks % parts == 0, config, fmt::format("{} ranks, {} of them share a sequence", flags.ranks, parts), "--ranks",
+                 fmt::format("use a multiple of dist.sequence_parallel, as --ranks {}", (flags.ranks / parts + 1) * parts));
   const BaseModel base(config.model.path, false);
-  const RunPlan run = make_run_plan(config, base.config);
+  const RunPlan run = make_run_plan(config, base.config, flags.ranks / parts);
   const PlanTarget target = target_of(flags, config);
   const ParameterCounts counts = count_parameters(base.config, config.tuning);
   const int64_t max_context = flags.max_context ? largest_context(base.config, config, run, target) : 0;
   const MemoryPlan memory = make_memory_plan(base.config, config, run, target);
-  print_out(flags.json ? plan_json(memory, run, counts, max_context) : plan_text(memory, run, counts, max_context));
+  print_out(flags.json ? plan_json(memory, run, counts, max_context, flags) : plan_text(memory, run, counts, max_context, flags));
   return 0;
 }
 
@@ -92,7 +125,9 @@ void add_plan(Program& p) {
   add_config_flags(*command, flags->config);
   command->add_option("--device-memory", flags->device_memory_gib, "GiB of a GPU to plan for, bf16")->check(CLI::PositiveNumber);
   command->add_option("--host-memory", flags->host_memory_gib, "GiB of host memory the run may use")->check(CLI::PositiveNumber);
-  command->add_option("--ranks", flags->ranks, "ranks to plan for");
+  command->add_option("--ranks", flags->ranks, "ranks to plan for; bytes are those of one")->check(CLI::PositiveNumber);
+  command->add_option("--link-gbytes", flags->link_gbytes, "GB/s that a rank receives from its peers: says what hides a gather of weights")
+      ->check(CLI::PositiveNumber);
   command->add_flag("--max-context", flags->max_context, "solve for the longest sequence that fits");
   command->add_flag("--json", flags->json, "machine form");
   command->callback([&p, flags] { p.action = [flags] { return plan(*flags); }; });

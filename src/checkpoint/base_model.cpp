@@ -36,6 +36,33 @@ void load_tensor(const WeightSource& source, const TensorInfo& info, Parameter& 
   });
 }
 
+/// This rank's elements of a tensor that ranks share.
+void load_part(const BaseModel& base, const TensorInfo& info, Parameter& parameter, bool check_finite) {
+  const int64_t begin = parameter.first_element;
+  for_each_piece(*base.weights, info, begin, parameter.weight.numel(), base.is_gguf, [&](int64_t first, const at::Tensor& block) {
+    const at::Tensor target = parameter.weight.narrow(0, first - begin, block.numel());
+    target.copy_(block);
+    if (check_finite) check_block(block, target, info, first);
+  });
+}
+
+/// Sums over ranks are of signed values that may not overflow; lanes are sums modulo 2^64: they go in halves.
+void add_lanes_over_ranks(LlamaModel& model, std::span<StateLanes* const> lanes) {
+  std::vector<int64_t> halves;
+  for (const StateLanes* tensor : lanes)
+    for (const uint64_t lane : tensor->lane) {
+      halves.push_back(static_cast<int64_t>(lane & 0xffffffffu));
+      halves.push_back(static_cast<int64_t>(lane >> 32));
+    }
+  model.sum_over_weight_ranks(halves);
+  auto next = halves.begin();
+  for (StateLanes* tensor : lanes)
+    for (uint64_t& lane : tensor->lane) {
+      lane = static_cast<uint64_t>(*next++);
+      lane += static_cast<uint64_t>(*next++) << 32;
+    }
+}
+
 }  // namespace
 
 BaseModel::BaseModel(const fs::path& model_path, bool weights_needed) : path(model_path) {
@@ -63,13 +90,23 @@ BaseModel::BaseModel(const fs::path& model_path, bool weights_needed) : path(mod
 std::map<std::string, StateLanes> load_base_weights(LlamaModel& model, const BaseModel& base, bool check_finite) {
   LONGLORA_INVARIANT(base.weights != nullptr);
   std::map<std::string, StateLanes> lanes;
+  std::vector<StateLanes*> shared;
   model.visit([&](Parameter& parameter) {
     if (parameter.role == Role::lora) return;
     const TensorInfo* info = base.weights->find(parameter.name);
-    LONGLORA_INVARIANT(info != nullptr && info->shape == parameter.weight.sizes().vec());
-    load_tensor(*base.weights, *info, parameter, check_finite);
-    lanes[parameter.name] = lanes_of(parameter.weight);
+    LONGLORA_INVARIANT(info != nullptr && info->shape == parameter.shape);
+    StateLanes& lane = lanes[parameter.name];
+    if (!parameter.is_shared) {
+      load_tensor(*base.weights, *info, parameter, check_finite);
+      lane = lanes_of(parameter.weight);
+    } else {
+      load_part(base, *info, parameter, check_finite);
+      const int64_t first_byte = parameter.first_element * static_cast<int64_t>(parameter.weight.element_size());
+      lane = lanes_of(parameter.weight, static_cast<uint64_t>(first_byte / 4));
+      shared.push_back(&lane);
+    }
   });
+  if (!shared.empty()) add_lanes_over_ranks(model, shared);
   base.weights->check_unchanged();
   return lanes;
 }

@@ -61,7 +61,7 @@ double ulp_at(double value, DType dtype) {
   return std::ldexp(1.0, exponent - digits);
 }
 
-MergedWeights::MergedWeights(LlamaModel& model, const BaseModel& base) : base_(base) {
+MergedWeights::MergedWeights(LlamaModel& model, const BaseModel& base) : model_(model), base_(base) {
   const TrainConfig::Tuning& tuning = model.options().tuning;
   if (tuning.mode == TuningMode::lora) scale_ = lora_scale(tuning.lora);
   model.visit([&](Parameter& parameter) {
@@ -87,7 +87,12 @@ std::vector<PlannedTensor> MergedWeights::plan(std::optional<DType> dtype) const
 at::Tensor MergedWeights::base_rows(const TensorSpec& spec, int64_t first, int64_t rows) const {
   const TensorInfo* stored = base_.weights ? base_.weights->find(spec.name) : nullptr;
   if (stored) return read_rows(*base_.weights, *stored, first, rows);
-  return on_host(parameters_.at(spec.name)->weight.view({spec.shape[0], -1}).narrow(0, first, rows));
+  const Parameter& own = *parameters_.at(spec.name);
+  if (own.is_shared) {
+    const at::Tensor values = model_.initial_values(own, first * spec.shape[1], rows * spec.shape[1]);
+    return values.to(own.weight.scalar_type()).view({rows, spec.shape[1]});
+  }
+  return on_host(own.weight.view({spec.shape[0], -1}).narrow(0, first, rows));
 }
 
 void MergedWeights::feed(const PlannedTensor& tensor, const std::function<void(const at::Tensor&)>& use) const {

@@ -11,7 +11,8 @@ namespace longlora {
 
 class MergedWeights {
  public:
-  /// Base values come from the base's files (unrounded); without files (model.init: random) from the model itself.
+  /// Base values come from the base's files (unrounded); without files (model.init: random) from the model itself, or, where ranks share
+  /// it, from the random start once more.
   MergedWeights(LlamaModel&, const BaseModel&);
 
   /// The tensor table with the dtype of each tensor; `dtype` nullopt: as stored in the base.
@@ -30,6 +31,7 @@ class MergedWeights {
   at::Tensor base_rows(const TensorSpec&, int64_t first, int64_t rows) const;  // in the stored dtype
   void check_row(const WeightSource& written, const TensorInfo&, const Lora&, int64_t row) const;
 
+  const LlamaModel& model_;
   const BaseModel& base_;
   double scale_ = 0;
   std::map<std::string, Parameter*> parameters_;

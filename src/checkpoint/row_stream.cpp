@@ -40,4 +40,18 @@ void for_each_block(const WeightSource& source, const TensorInfo& info, const st
   }
 }
 
+void for_each_piece(const WeightSource& source, const TensorInfo& info, int64_t first, int64_t count, bool by_rows,
+                    const std::function<void(int64_t, const at::Tensor&)>& use) {
+  TensorInfo as_rows = info;
+  if (!by_rows) as_rows.shape = {row_shape(info.shape).rows * row_shape(info.shape).width, 1};
+  const RowShape shape = row_shape(as_rows.shape);
+  const int64_t step = block_rows(shape, size_of(info.dtype)), end = first + count;
+  for (int64_t at = first; at < end;) {
+    const int64_t row = at / shape.width, rows = std::min(step, (end + shape.width - 1) / shape.width - row);
+    const int64_t stop = std::min(end, (row + rows) * shape.width);
+    use(at, read_rows(source, as_rows, row, rows).view({-1}).narrow(0, at - row * shape.width, stop - at));
+    at = stop;
+  }
+}
+
 }  // namespace longlora

@@ -31,7 +31,6 @@ void Checks::check_supported_machine() {
   if (c_.memory.policy == MemoryPolicy::checkpoint_offload) not_yet("memory.policy", "checkpoint_offload", "use checkpoint");
   if (c_.memory.halo_streaming == HaloStreaming::on || c_.memory.halo_streaming == HaloStreaming::full_host)
     not_yet("memory.halo_streaming", name_of_value(c_.memory.halo_streaming), "use off");
-  if (c_.dist.shard_weights == ShardWeights::frozen) not_yet("dist.shard_weights", "frozen", "use none");
   if (!c_.evaluate.passkey.contexts.empty()) report("evaluate.passkey.contexts", "passkey retrieval is not in this version", "remove it");
   if (c_.evaluate.passkey.trials != TrainConfig{}.evaluate.passkey.trials)
     report("evaluate.passkey.trials", "passkey retrieval is not in this version", "remove it");

@@ -148,6 +148,7 @@ class NcclCommunicator : public Communicator {
   }
   int rank() const override { return host().rank(); }
   int size() const override { return host().size(); }
+  bool takes_device_memory() const override { return true; }
 
   void exchange(int peer, ConstBuffer out, Buffer in, Stream stream) override {
     if (!on_device(out.bytes, out.memory, in.bytes, in.memory)) return host().exchange(peer, out, in, stream);

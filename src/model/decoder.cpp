@@ -39,7 +39,9 @@ void Decoder::State::run_layer(int64_t number, const LayerContext& c, at::Tensor
   LayerBuffers nothing;
   LayerActivations a = layer.open_forward(c, KeepPolicy::checkpoint, nothing, x_NC);
   const RowTile tile{0, c.tokens};
-  const Layer::Prepared w = layer.prepare(model->store->acquire(number), c);
+  const LayerWeights weights = model->store->acquire(number);
+  model->store->prefetch(number + 1);
+  const Layer::Prepared w = layer.prepare(weights, c);
   layer.project_qkv(w, c, tile, x_NC, a.qkv_NE);
   cache.k_BTKD.narrow(1, length, c.tokens).copy_(layer.key(a.qkv_NE, 1, c.tokens));
   cache.v_BTKD.narrow(1, length, c.tokens).copy_(layer.value(a.qkv_NE, 1, c.tokens));
@@ -62,10 +64,7 @@ at::Tensor Decoder::State::append_tile(std::span<const int32_t> ids) {
   IntList staged = positions;
   staged.stage(model->options.device);
   const LayerContext c = context(count, staged);
-  for (int64_t l = 0; l < model->config.num_layers; ++l) {
-    model->store->prefetch(l + 1);
-    run_layer(l, c, x_NC);
-  }
+  for (int64_t l = 0; l < model->config.num_layers; ++l) run_layer(l, c, x_NC);
   length += count;
   return x_NC;
 }

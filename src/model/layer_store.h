@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -23,8 +24,11 @@ class LayerStore {
   /// Waits until the layer's weights can be read; they stay valid until `release`. At most two layers are acquired at a time.
   virtual LayerWeights acquire(int64_t layer) = 0;
   virtual void release(int64_t layer) = 0;
-  /// The layer will be acquired next (0 .. L-1 forward, L-1 .. 0 backward); returns at once. Out-of-range layers are ignored.
+  /// The layer will be acquired next (0 .. L-1 forward, L-1 .. 0 backward); returns at once. Called after the present layer is acquired
+  /// and before its computation. Out-of-range layers are ignored.
   virtual void prefetch(int64_t layer) = 0;
+  /// Element by element over the ranks that hold parts of the layers, exact; between passes. Nothing to add where one holds all.
+  virtual void sum(std::span<int64_t>) {}
 };
 
 /// All weights in memory: acquire costs nothing.

@@ -28,7 +28,7 @@ LlamaModel::State::State(const ModelConfig& c, RopeTable table, const ModelOptio
     : config(c),
       options(o),
       parameters(config, options),
-      store(std::make_unique<ResidentStore>(parameters.weights)),
+      store(parameters.make_store(config, options)),
       rope(std::move(table)),
       policies(static_cast<size_t>(c.num_layers), KeepPolicy::save_all),
       tensors(at::TensorOptions().dtype(o.compute == ComputeType::bf16 ? at::kBFloat16 : at::kFloat).device(o.device)) {}
@@ -47,6 +47,8 @@ const ModelOptions& LlamaModel::options() const { return state_->options; }
 void LlamaModel::visit(const std::function<void(Parameter&)>& f) {
   for (Parameter& p : state_->parameters.list) f(p);
 }
+
+void LlamaModel::sum_over_weight_ranks(std::span<int64_t> values) { state_->store->sum(values); }
 
 std::vector<Parameter*> LlamaModel::trainable() {
   std::vector<Parameter*> result;
@@ -148,8 +150,9 @@ at::Tensor LlamaModel::forward(const ModelInput& input, SavedActivations& saved)
     const Layer& layer = s.parameters.layers[static_cast<size_t>(l)];
     LayerActivations a = layer.open_forward(c, s.policies[static_cast<size_t>(l)], kept[static_cast<size_t>(l)], x_NC);
     at::Tensor y_NC = x_of(l + 1);
+    const LayerWeights weights = s.store->acquire(l);
     s.store->prefetch(l + 1);
-    layer.forward(s.store->acquire(l), c, a, y_NC);
+    layer.forward(weights, c, a, y_NC);
     s.store->release(l);
     x_NC = y_NC;
   }
@@ -167,8 +170,9 @@ void LlamaModel::backward(at::Tensor d_hidden_BTC, const ModelInput& input, Save
     const LayerContext c = s.context_of(pass, l);
     const Layer& layer = s.parameters.layers[static_cast<size_t>(l)];
     LayerActivations a = layer.open_backward(c, s.policies[static_cast<size_t>(l)], saved.layers->layers[static_cast<size_t>(l)]);
+    const LayerWeights weights = s.store->acquire(l);
     s.store->prefetch(l - 1);
-    layer.backward(s.store->acquire(l), c, a, d_NC, l > 0 || embedding_trains ? Layer::WantInput::yes : Layer::WantInput::no);
+    layer.backward(weights, c, a, d_NC, l > 0 || embedding_trains ? Layer::WantInput::yes : Layer::WantInput::no);
     s.store->release(l);
   }
   if (embedding_trains) embedding_backward(pass.ids, d_NC, s.parameters.embedding->grad);
@@ -182,8 +186,9 @@ at::Tensor LlamaModel::State::run_without_gradients(const Pass& pass) {
     const LayerContext c = context_of(pass, l);
     const Layer& layer = parameters.layers[static_cast<size_t>(l)];
     LayerActivations a = layer.open_forward(c, KeepPolicy::checkpoint, nothing, x_NC);
+    const LayerWeights weights = store->acquire(l);
     store->prefetch(l + 1);
-    layer.forward(store->acquire(l), c, a, x_NC);  // in place
+    layer.forward(weights, c, a, x_NC);  // in place
     store->release(l);
   }
   return x_NC;

@@ -9,6 +9,8 @@
 #include <string_view>
 
 #include "longlora/core/error.h"
+#include "longlora/dist/communicator.h"
+#include "model/gathered_store.h"
 
 namespace longlora {
 namespace {
@@ -76,6 +78,9 @@ class Builder {
  public:
   Builder(const ModelConfig& config, const ModelOptions& options, ParameterSet& set) : config_(config), options_(options), set_(set) {
     compute_ = at::TensorOptions().dtype(options.compute == ComputeType::bf16 ? at::kBFloat16 : at::kFloat).device(options.device);
+    const bool is_shared = options.weight_ranks != nullptr && options.weight_ranks->size() > 1;
+    if (is_shared && !is_trainable(Role::projection, options.tuning))
+      set.layout.emplace(config, static_cast<int64_t>(compute_.dtype().itemsize()), options.weight_ranks->size());
   }
 
   void run() {
@@ -104,7 +109,7 @@ class Builder {
     for (size_t g = 0; g < kGroups; ++g) {
       const int64_t parts = std::count_if(std::begin(kProjections), std::end(kProjections),
                                           [&](const Projection& p) { return p.group == g && targets(p.target); });
-      weights_[g] = Block({sizes[g].first, sizes[g].second}, compute_, is_trainable(Role::projection, options_.tuning));
+      if (!set_.layout) weights_[g] = Block({sizes[g].first, sizes[g].second}, compute_, is_trainable(Role::projection, options_.tuning));
       adapters_[g] = parts > 0 ? Block({parts * options_.tuning.lora.rank, sizes[g].second}, compute_, true) : Block();
       next_row_[g] = 0;
       linears[g]->d_weight_OI = weights_[g].grad;
@@ -112,7 +117,11 @@ class Builder {
       linears[g]->d_a_RI = adapters_[g].grad;
       linears[g]->scale = lora_scale();
     }
-    set_.weights.push_back({weights_[kQkv].weight, weights_[kO].weight, weights_[kGateUp].weight, weights_[kDown].weight});
+    next_tensor_ = 0;
+    if (set_.layout)
+      set_.parts.push_back(GatheredStore::make_part(*set_.layout, compute_, *options_.weight_ranks));
+    else
+      set_.weights.push_back({weights_[kQkv].weight, weights_[kO].weight, weights_[kGateUp].weight, weights_[kDown].weight});
   }
 
   double lora_scale() const {
@@ -120,14 +129,25 @@ class Builder {
     return lora.alpha / (lora.rslora ? std::sqrt(static_cast<double>(lora.rank)) : static_cast<double>(lora.rank));
   }
 
-  Parameter& add(std::string name, Role role, int64_t layer, const Block& block) {
+  Parameter& add(std::string name, Role role, int64_t layer, const Block& block, Shape shape) {
     return set_.list.emplace_back(Parameter{.name = std::move(name),
                                             .role = role,
                                             .layer = layer,
                                             .trainable = block.grad.defined(),
                                             .weight = block.weight,
                                             .master = block.master,
-                                            .grad = block.grad});
+                                            .grad = block.grad,
+                                            .shape = std::move(shape)});
+  }
+
+  /// This rank's elements of the tensor.
+  void add_shared(const TensorSpec& spec) {
+    const WeightParts::Own own = set_.layout->own(options_.weight_ranks->rank(), next_tensor_++);
+    Block block;
+    block.weight = set_.parts.back().narrow(0, own.place, own.count);
+    Parameter& p = add(spec.name, spec.role, spec.layer, block, spec.shape);
+    p.is_shared = true;
+    p.first_element = own.first;
   }
 
   void add_projection(const TensorSpec& spec) {
@@ -135,7 +155,10 @@ class Builder {
     const Group g = projection.group;
     const int64_t begin = next_row_[g], out = spec.shape[0];
     next_row_[g] += out;
-    add(spec.name, spec.role, spec.layer, weights_[g].rows(begin, out));
+    if (set_.layout)
+      add_shared(spec);
+    else
+      add(spec.name, spec.role, spec.layer, weights_[g].rows(begin, out), spec.shape);
     if (!targets(projection.target)) return;
 
     Layer& layer = set_.layers.back();
@@ -143,13 +166,14 @@ class Builder {
     const int64_t rank = options_.tuning.lora.rank;
     const std::string stem = spec.name.substr(0, spec.name.size() - std::string_view("weight").size());
     const Block b({out, rank}, compute_, true);
-    add(stem + "lora_A.weight", Role::lora, spec.layer, adapters_[g].rows(static_cast<int64_t>(linear.parts.size()) * rank, rank));
-    add(stem + "lora_B.weight", Role::lora, spec.layer, b);
+    const Block a = adapters_[g].rows(static_cast<int64_t>(linear.parts.size()) * rank, rank);
+    add(stem + "lora_A.weight", Role::lora, spec.layer, a, a.weight.sizes().vec());
+    add(stem + "lora_B.weight", Role::lora, spec.layer, b, {out, rank});
     linear.parts.push_back({begin, begin + out, b.weight, b.grad, static_cast<uint8_t>(projection.target)});
   }
 
   void add_single(const TensorSpec& spec) {
-    Parameter& p = add(spec.name, spec.role, spec.layer, Block(spec.shape, compute_, is_trainable(spec.role, options_.tuning)));
+    Parameter& p = add(spec.name, spec.role, spec.layer, Block(spec.shape, compute_, is_trainable(spec.role, options_.tuning)), spec.shape);
     if (spec.role == Role::embedding) set_.embedding = &p;
     if (spec.role == Role::head) set_.head = &p;
     if (spec.role != Role::norm) return;
@@ -167,6 +191,7 @@ class Builder {
   at::TensorOptions compute_;
   std::array<Block, kGroups> weights_, adapters_;  // of the open layer
   std::array<int64_t, kGroups> next_row_{};
+  size_t next_tensor_ = 0;
 };
 
 }  // namespace
@@ -175,6 +200,11 @@ ParameterSet::ParameterSet(const ModelConfig& config, const ModelOptions& option
   LONGLORA_INVARIANT(options.compute == ComputeType::fp32 || options.compute == ComputeType::bf16);
   layers.reserve(static_cast<size_t>(config.num_layers));
   Builder(config, options, *this).run();
+}
+
+std::unique_ptr<LayerStore> ParameterSet::make_store(const ModelConfig& config, const ModelOptions& options) const {
+  if (!layout) return std::make_unique<ResidentStore>(weights);
+  return std::make_unique<GatheredStore>(config, *layout, parts, options.device, *options.weight_ranks);
 }
 
 }  // namespace longlora

@@ -3,11 +3,14 @@
 #include <ATen/core/Tensor.h>
 
 #include <deque>
+#include <memory>
+#include <optional>
 #include <vector>
 
 #include "longlora/config/model_config.h"
 #include "longlora/model/llama.h"
 #include "longlora/model/parameter.h"
+#include "longlora/plan/weight_parts.h"
 #include "model/layer.h"
 #include "model/layer_store.h"
 
@@ -24,6 +27,10 @@ struct ParameterSet {
   Parameter* head = nullptr;  // the embedding when tied
   std::vector<Layer> layers;
   std::vector<LayerWeights> weights;  // for the resident store
+  std::optional<WeightParts> layout;  // of layers that ranks share, and this rank's parts
+  std::vector<at::Tensor> parts;
+
+  std::unique_ptr<LayerStore> make_store(const ModelConfig&, const ModelOptions&) const;
 };
 
 }  // namespace longlora

@@ -91,6 +91,8 @@ std::string gib(int64_t bytes) { return fmt::format("{:.1f} GiB", static_cast<do
   const std::string budget_key = target.device == PlanTarget::Device::cpu ? "memory.host_budget" : "memory.device_budget";
   std::string remedies;
   if (config.memory.policy != MemoryPolicy::automatic) remedies += "memory.policy: auto, ";
+  const bool could_share = run.ranks * config.dist.sequence_parallel > 1 && config.tuning.mode != TuningMode::full;
+  if (could_share && config.dist.shard_weights == ShardWeights::none) remedies += "dist.shard_weights: auto, ";
   if (fits > 0 && fits < run.sequence_length)
     remedies += "data.sequence_length <= " + std::to_string(fits) + ", ";
   else if (run.micro_batch > 1)
@@ -128,17 +130,36 @@ void fill(MemoryPlan& result, const Shapes& s, const Mix& mix) {
     const Keep keep = mix.of(layer, s.layers);
     result.layer_policy.emplace_back(keep == Keep::save_all ? "save_all" : keep == Keep::save_attention ? "save_attention" : "checkpoint");
   }
+  result.weight_ranks = s.weight_ranks;
+  result.state_ranks = s.state_ranks;
+  if (s.weight_ranks > 1) result.gather_bytes = s.parts.layer_bytes() - s.parts.part_bytes();
+  result.layer_forward_flops = 2.0 * static_cast<double>(s.layer_matmul_parameters() / s.layers) * static_cast<double>(s.tokens);
   result.row_tile = s.row_tile;
   result.loss_chunk = s.loss_rows;
+}
+
+/// With what is cheapest in bytes: everything recomputed, unless the policy is fixed.
+int64_t least_bytes(const ModelConfig& model, const TrainConfig& config, const RunPlan& run, const PlanTarget& target) {
+  const Shapes s(model, config, run, target);
+  return peak_bytes(s, config.memory.policy == MemoryPolicy::automatic ? Mix{} : fixed_mix(s, config.memory.policy));
+}
+
+/// `auto` becomes frozen only where nothing fits without: gathers cost time.
+TrainConfig with_sharing_resolved(const ModelConfig& model, TrainConfig config, const RunPlan& run, const PlanTarget& target) {
+  if (config.dist.shard_weights != ShardWeights::automatic) return config;
+  config.dist.shard_weights = ShardWeights::none;
+  const int64_t whole = least_bytes(model, config, run, target);
+  if (whole <= target.budget_bytes) return config;
+  TrainConfig shared = config;
+  shared.dist.shard_weights = ShardWeights::frozen;
+  return least_bytes(model, shared, run, target) < whole ? shared : config;  // two layers are whole besides: shallow models gain nothing
 }
 
 bool fits_at(const ModelConfig& model, const TrainConfig& config, RunPlan run, const PlanTarget& target, int64_t length) {
   run.sequence_length = length;
   const bool by_ratio = !config.attention.group_size && config.attention.group_preset == GroupPreset::none;
   if (config.attention.kind != AttentionKind::full && by_ratio) run.group = resolve_group(config.attention, length);
-  const Shapes s(model, config, run, target);
-  const bool automatic = config.memory.policy == MemoryPolicy::automatic;
-  return peak_bytes(s, automatic ? Mix{} : fixed_mix(s, config.memory.policy)) <= target.budget_bytes;
+  return least_bytes(model, with_sharing_resolved(model, config, run, target), run, target) <= target.budget_bytes;
 }
 
 }  // namespace
@@ -162,12 +183,13 @@ std::string MemoryPlan::policy_summary() const {
   return text;
 }
 
-MemoryPlan make_memory_plan(const ModelConfig& model, const TrainConfig& config, const RunPlan& run, const PlanTarget& target) {
+MemoryPlan make_memory_plan(const ModelConfig& model, const TrainConfig& wanted_config, const RunPlan& run, const PlanTarget& target) {
+  const TrainConfig config = with_sharing_resolved(model, wanted_config, run, target);
   const Shapes s(model, config, run, target);
   const bool automatic = config.memory.policy == MemoryPolicy::automatic;
   const Mix wanted = automatic ? Mix{} : fixed_mix(s, config.memory.policy);
   const int64_t least = peak_bytes(s, wanted);
-  if (least > target.budget_bytes) refuse(model, config, run, target, least);
+  if (least > target.budget_bytes) refuse(model, wanted_config, run, target, least);
   MemoryPlan result;
   result.budget_bytes = target.budget_bytes;
   const Mix mix = automatic ? *cheapest_mix(s, target.budget_bytes) : wanted;

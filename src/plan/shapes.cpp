@@ -12,6 +12,7 @@ namespace {
 constexpr int64_t kMaxRowTile = 4096;                  // tokens
 constexpr int64_t kLossChunkGpu = int64_t{512} << 20;  // bytes of fp32 logits
 constexpr int64_t kLossRowsHost = 512;                 // the head's gradient is read and written once a chunk: 4 % of its products
+constexpr int64_t kReduceBlock = 16384;                // floats: ranks own whole blocks of them
 constexpr int64_t kGpuRuntime = int64_t{1} << 30;      // assumed until measured
 
 int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
@@ -40,6 +41,11 @@ int64_t halo_workspace(const ModelConfig& model, const RunPlan& run, int64_t par
   if (parts == 1 || run.group <= 0) return 0;
   const int64_t half = std::min(run.group / 2, run.sequence_length);
   return run.micro_batch * half * 2 * model.kv_width() * (2 * element_bytes + 3 * 4);
+}
+
+int64_t weight_ranks_of(const TrainConfig& config, const RunPlan& run) {
+  const bool is_shared = config.dist.shard_weights == ShardWeights::frozen && config.tuning.mode != TuningMode::full;
+  return is_shared ? run.ranks * config.dist.sequence_parallel : 1;
 }
 
 double attention_flops(const Shapes& s, const TrainConfig& config, int64_t group) {
@@ -81,7 +87,10 @@ Shapes::Shapes(const ModelConfig& model, const TrainConfig& config, const RunPla
       tied(model.tied),
       full_tuning(config.tuning.mode == TuningMode::full),
       gpu(target.device == PlanTarget::Device::gpu),
-      counts(count_parameters(model, config.tuning)) {
+      weight_ranks(weight_ranks_of(config, run)),
+      state_ranks(config.dist.shard_state == AutoBool::off ? 1 : run.ranks),
+      counts(count_parameters(model, config.tuning)),
+      parts(model, target.element_bytes, weight_ranks) {
   const bool lora = config.tuning.mode == TuningMode::lora;
   head_trained = full_tuning || (lora && (tied ? config.tuning.train_embeddings : config.tuning.train_head.value_or(false)));
   attention_flops_per_token = attention_flops(*this, config, run.group);
@@ -102,15 +111,21 @@ double Shapes::recompute_flops_per_token(Keep keep) const {
   return keep == Keep::save_attention ? products : products + attention_flops_per_token / static_cast<double>(layers);
 }
 
+int64_t Shapes::layer_weight_bytes() const {
+  if (weight_ranks == 1) return element_bytes * layer_matmul_parameters();
+  return layers * parts.part_bytes() + std::min<int64_t>(2, layers) * parts.layer_bytes();
+}
+
 int64_t Shapes::weight_bytes() const {
   const int64_t augmentation = gpu ? 64 * element_bytes * layers * (2 * hidden + 2 * kv_width) : 0;  // 64 columns of q, k, v, o
-  return element_bytes * (layer_matmul_parameters() + vocab * hidden * (tied ? 1 : 2) + (2 * layers + 1) * hidden) + augmentation;
+  return layer_weight_bytes() + element_bytes * (vocab * hidden * (tied ? 1 : 2) + (2 * layers + 1) * hidden) + augmentation;
 }
 
 int64_t Shapes::state_bytes() const {
-  // fp32 master, m, v, gradient and a bf16 LoRA copy; with fp32 compute the weight is its own master
-  if (element_bytes == 2) return 16 * counts.trainable + 2 * counts.lora;
-  return 12 * counts.trainable + 4 * counts.lora;
+  // fp32 gradient and a LoRA copy, whole; the own share of m, v and, where a bf16 copy computes, of the master (with fp32 the weight
+  // itself)
+  const int64_t share = round_up((counts.trainable + state_ranks - 1) / state_ranks, state_ranks > 1 ? kReduceBlock : 1);
+  return 4 * counts.trainable + element_bytes * counts.lora + (element_bytes == 2 ? 12 : 8) * share;
 }
 
 int64_t Shapes::tree_bytes() const {

@@ -6,6 +6,7 @@
 #include "longlora/config/run_plan.h"
 #include "longlora/config/train_config.h"
 #include "longlora/plan/memory_plan.h"
+#include "longlora/plan/weight_parts.h"
 
 namespace longlora::plan {
 
@@ -18,9 +19,12 @@ struct Shapes {
   int64_t layers, hidden, ffn, heads, kv_heads, head_dim, q_width, kv_width, vocab;
   int64_t tokens, sequence_length, positions, halo_bytes, element_bytes, shards, row_tile, loss_rows;
   bool tied, head_trained, full_tuning, gpu;
+  int64_t weight_ranks, state_ranks;  // each rank holds one of so many parts; dist.shard_weights resolved: auto counts as none
   ParameterCounts counts;
+  WeightParts parts;
 
   int64_t layer_matmul_parameters() const;  // N
+  int64_t layer_weight_bytes() const;       // of all layers, on one rank
   double attention_flops_per_token;         // a: forward, all layers, exact pairs
   double model_flops_per_token() const;
   double recompute_flops_per_token(Keep) const;  // of one layer

@@ -82,22 +82,27 @@ struct Score {
   int64_t targets = 0;
 };
 
-Score score(LlamaModel& model, const PlacedWindow& place, bool document_mask) {
+/// `in_step`: a pass is made even when nothing counts.
+Score score(LlamaModel& model, const PlacedWindow& place, bool document_mask, bool in_step) {
   WindowRow row(*place.source, place.window);
-  return {row.targets > 0 ? total_of(model.negative_log_likelihood(row.input(document_mask))) : 0.0, row.targets};
+  return {row.targets > 0 || in_step ? total_of(model.negative_log_likelihood(row.input(document_mask))) : 0.0, row.targets};
 }
 
 /// Window i is rank i mod size's; nullopt when a stop was asked for.
 std::optional<std::vector<Score>> score_all(LlamaModel& model, const std::vector<PlacedWindow>& windows, const PerplexityOptions& options,
                                             dist::Communicator& ranks) {
   const size_t size = static_cast<size_t>(ranks.size()), rounds = (windows.size() + size - 1) / size;
+  const bool in_step = model.options().weight_ranks != nullptr;  // frozen weights are gathered in every pass, by all ranks together
   std::vector<Score> mine(rounds), all(rounds * size), in_order;
   for (size_t round = 0; round < rounds; ++round) {
     int64_t stop = options.stop_requested && options.stop_requested() ? 1 : 0;
     ranks.max({&stop, 1});
     if (stop != 0) return std::nullopt;
     const size_t i = round * size + static_cast<size_t>(ranks.rank());
-    if (i < windows.size()) mine[round] = score(model, windows[i], options.document_mask);
+    if (i < windows.size())
+      mine[round] = score(model, windows[i], options.document_mask, in_step);
+    else if (in_step)
+      score(model, windows.front(), options.document_mask, in_step);
     if (options.progress)
       options.progress(static_cast<int64_t>(std::min(windows.size(), (round + 1) * size)), static_cast<int64_t>(windows.size()));
   }

@@ -115,7 +115,7 @@ class Run {
     for (const std::string& line : data->train->summary()) folder_.say("data       " + line);
     Digest weights{};
     std::unique_ptr<LlamaModel> model;
-    together(ranks_, [&] { model = make_model(run_, weights); });
+    together(ranks_, [&] { model = make_model(run_, weights, world_.weights.get()); });
     identity_ = {
         {"weights", digest_hex(weights)}, {"tokenizer", digest_hex(data->tokenizer_digest())}, {"data", digest_hex(data->train->digest())}};
     prints_ = fingerprint(run_.compute, run_.device, run_.base->config.head_dim);
@@ -150,6 +150,7 @@ class Run {
     for (const std::string& notice : merged.notices) log_notice("resume: {}", notice);
     lineage_ = std::move(merged.lineage);
     take_threads(request_, saved_threads(resume_->state), world_.launch);
+    merged.loaded.config.dist.shard_weights = run_.config().dist.shard_weights;  // agreed on by all ranks
     run_ = prepare_run(std::move(merged.loaded), PrepareFor::training, run_.plan.ranks);
     run_status().step = resume_->state.step;
     run_status().checkpoint = resume_->found.path.string();
@@ -168,7 +169,8 @@ class Run {
       folder_.say("policy     " + run_.memory.policy_summary());
       return true;
     };
-    Trainer trainer({model, loader, optimizer, reducer, ranks_, config, run_.plan, out / "logs", keep_less, world_.sequence.get()},
+    Trainer trainer({model, loader, optimizer, reducer, ranks_, config, run_.plan, out / "logs", keep_less, world_.sequence.get(),
+                     world_.weights != nullptr},
                     std::move(start));
     if (!request_.dump_gradients.empty()) {
       const LossSum loss = trainer.accumulate_gradients();
@@ -256,7 +258,13 @@ int run_training(const TrainRequest& request) {
     return 0;
   }
   run_status().rank = launch.rank;
-  const World world = join(launch, request, prepared.config(), prepared.device.is_gpu());
+  World world = join(launch, request, prepared.config(), prepared.device.is_gpu());
+  const ShardWeights weights = agree_on_weights(world, prepared.memory.weight_ranks > 1) ? ShardWeights::frozen : ShardWeights::none;
+  if (launch.world_size > 1 && prepared.config().dist.shard_weights != weights) {
+    loaded = std::move(prepared.loaded);
+    loaded.config.dist.shard_weights = weights;
+    prepared = prepare_run(std::move(loaded), PrepareFor::training, launch.world_size / parts);
+  }
   return Run(request, std::move(prepared), world).execute();
 }
 

@@ -88,6 +88,17 @@ World join(const dist::LaunchInfo& launch, const TrainRequest& request, const Tr
   return world;
 }
 
+bool agree_on_weights(World& world, bool wanted_here) {
+  int64_t wanted = wanted_here ? 1 : 0;
+  world.all->max({&wanted, 1});
+  if (wanted == 0 || world.launch.world_size == 1) return false;
+  LONGLORA_CHECK(!world.sequence || world.all->takes_device_memory(), config,
+                 "frozen weights cannot be shared by ranks that share rows over this transport", "dist.shard_weights",
+                 "set dist.shard_weights: none or dist.sequence_parallel: 1");
+  world.weights = world.all->split(0, world.launch.rank);
+  return true;
+}
+
 void take_threads(const TrainRequest& request, int saved, const dist::LaunchInfo& launch) {
   if (request.threads != 0 || saved <= 0 || saved == compute_threads()) return;
   set_compute_threads(saved);

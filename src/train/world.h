@@ -13,7 +13,8 @@ namespace longlora {
 struct World {
   dist::LaunchInfo launch;
   std::unique_ptr<dist::Communicator> all;
-  std::unique_ptr<dist::Communicator> rows_group, sequence;  // null when nothing is shared
+  std::unique_ptr<dist::Communicator> rows_group, sequence;  // null when no row is shared
+  std::unique_ptr<dist::Communicator> weights;               // for gathers of frozen weights alone; null when they are whole everywhere
   dist::Communicator& rows() const { return rows_group ? *rows_group : *all; }
 };
 
@@ -22,6 +23,9 @@ struct World {
 dist::LaunchInfo find_launch(const TrainRequest&, const TrainConfig&);
 /// Waits for all ranks. One rank: nothing to wait for. The transport of `dist.backend`, auto: NCCL between GPUs, TCP between CPUs.
 World join(const dist::LaunchInfo&, const TrainRequest&, const TrainConfig&, bool on_gpu);
+
+/// Whether frozen weights are shared: on all ranks as soon as one of them has no room for all of them. Opens World::weights.
+bool agree_on_weights(World&, bool wanted_here);
 
 /// Compute threads of a resumed run are those that it had: their number is part of what a resume keeps.
 void take_threads(const TrainRequest&, int saved, const dist::LaunchInfo&);

@@ -118,7 +118,6 @@ TEST(Rules, SettingsOfLaterVersionsAreRefusedByName) {
                                "memory.halo_streaming: full_host",
                                "dist.backend: tcp",
                                "dist.backend: nccl",
-                               "dist.shard_weights: frozen",
                                "dist.shard_state: on",
                                "precision.compute: fp16",
                                "model.dtype: fp16",

@@ -62,7 +62,7 @@ def every_number_of_ranks():
             execute([*launch(ranks), *train_line(config, out)])
             assert exact(out) == chain, ranks
             assert (out / "evaluation.jsonl").read_text() == evaluation, ranks
-        for key, value in (("dist.shard_state", "off"),):
+        for key, value in (("dist.shard_state", "off"), ("dist.shard_weights", "frozen")):
             out = place.path / value
             execute([*launch(2), *train_line(config, out, "--set", f"{key}={value}")])
             assert exact(out) == chain, key

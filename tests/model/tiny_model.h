@@ -51,8 +51,9 @@ inline std::unique_ptr<LlamaModel> make_model(const ModelConfig& config, const M
   auto model = std::make_unique<LlamaModel>(config, config.rope, config.max_position, config.max_position, options);
   model->visit([&](Parameter& p) {
     const double deviation = p.role == Role::norm ? 0.2 : p.role == Role::embedding ? 1.0 : 0.3;
-    at::Tensor values = random_tensor(p.weight.sizes(), seed + static_cast<uint32_t>(std::hash<std::string>{}(p.name)), deviation);
+    at::Tensor values = random_tensor(p.shape, seed + static_cast<uint32_t>(std::hash<std::string>{}(p.name)), deviation);
     if (p.role == Role::norm) values.add_(1.0);
+    if (p.is_shared) values = values.view({-1}).narrow(0, p.first_element, p.weight.numel());
     if (p.master.defined()) p.master.copy_(values);
     p.weight.copy_(values);
     if (p.grad.defined()) p.grad.zero_();

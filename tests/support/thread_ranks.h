@@ -42,12 +42,14 @@ class ThreadWorld {
     const std::lock_guard lock(mutex_);
     failed_ = true;
     arrived_.notify_all();
+    for (const auto& [members, world] : parts_) world->fail_all();  // a failed run ends the waits in every part of it
   }
   std::shared_ptr<ThreadWorld> part(const std::vector<int>& members) {
     const std::lock_guard lock(mutex_);
     const int instance = splits_[members]++ / static_cast<int>(members.size());  // every member asks once per split
     auto& world = parts_[{members, instance}];
     if (!world) world = std::make_shared<ThreadWorld>(static_cast<int>(members.size()));
+    if (failed_) world->fail_all();
     return world;
   }
 

@@ -25,7 +25,8 @@ struct BaseModel {
 
 /// Reads every base tensor into the model (converted to the compute dtype, round to nearest even), masters of trainables from the
 /// unrounded fp32 values. Non-finite values (when `check_finite`): ErrorKind::data naming tensor and index.
-/// Returns the state lanes of each tensor as loaded (identity of inputs for the resume check).
+/// Returns the state lanes of each tensor as loaded (identity of inputs for the resume check). Where ranks share the frozen projections
+/// each reads its own part, the lanes are those of the whole tensors, and the call is collective.
 std::map<std::string, StateLanes> load_base_weights(LlamaModel&, const BaseModel&, bool check_finite);
 
 /// What longlora_train.json beside an adapter says; exact RoPE of the trained model.

@@ -30,6 +30,10 @@ struct ModelOptions {
   at::Device device = at::kCPU;                   // where parameters and activations live
   int64_t row_tile = 4096;                        // Rmax (tests: 16)
   int64_t loss_chunk_bytes = int64_t{128} << 20;  // logits alive at once, counted as fp32
+  /// Ranks that share the frozen projections (dist.shard_weights: frozen): each keeps one part, layers are gathered as they are needed.
+  /// A communicator for this model alone, which outlives it. From then on every pass (training, evaluation, generation) is made by all of
+  /// them, in the same order; the results have the bits of null. Null, one rank, or nothing frozen: all weights are here.
+  dist::Communicator* weight_ranks = nullptr;
 };
 
 /// Attention and rotary embedding of a forward pass; may change between steps (attention.full_steps, evaluation).
@@ -63,6 +67,10 @@ class LlamaModel {
   /// Every parameter in tensor-table order, LoRA A and B right after their projection. Row order is part of the checkpoint format.
   void visit(const std::function<void(Parameter&)>&);
   std::vector<Parameter*> trainable();
+  /// Exact sums over the ranks that share the frozen projections; unchanged where none do. Collective, between passes.
+  void sum_over_weight_ranks(std::span<int64_t>);
+  /// Elements [first, first + count) of a base tensor as `initialise_base` starts it, flat, fp32, on the host.
+  at::Tensor initial_values(const Parameter&, int64_t first, int64_t count) const;
 
   void set_attention(const AttentionSettings&);
   void set_keep_policies(std::vector<KeepPolicy>);  // one per layer

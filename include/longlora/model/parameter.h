@@ -6,6 +6,7 @@
 #include <string>
 
 #include "longlora/config/model_config.h"
+#include "longlora/core/dtype.h"
 
 namespace longlora {
 
@@ -18,7 +19,13 @@ struct Parameter {
   at::Tensor master;          // fp32; trainable only
   at::Tensor grad;            // fp32, accumulated by backward; trainable only
   at::Tensor adam_m, adam_v;  // fp32; trainable only; allocated by the optimizer
-  int64_t owned_begin = 0;    // sharded state: master and moments are 1-D and hold elements [owned_begin, owned_begin + master.numel())
+  Shape shape;                // of the whole tensor
+  /// Of a frozen projection that ranks share (ModelOptions::weight_ranks): `weight` is flat and holds this rank's elements from
+  /// `first_element` of the flattened tensor on, none where this rank's part of the layer ends before or begins after the tensor. Where the
+  /// transport takes host memory only, it lies on the host.
+  bool is_shared = false;
+  int64_t first_element = 0;
+  int64_t owned_begin = 0;  // sharded state: master and moments are 1-D and hold elements [owned_begin, owned_begin + master.numel())
 
   bool sharded() const { return master.defined() && master.numel() != weight.numel(); }
   /// The elements of `whole` (weight or grad) that master and moments go with; `whole` itself unless sharded.

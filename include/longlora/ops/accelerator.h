@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -42,6 +43,23 @@ MemoryUse memory_use();
 /// Gives memory that no tensor holds back to the card: before a step is tried again after a failed allocation.
 void release_unused();
 void synchronize();
+
+/// A second queue of work on a device, for copies and messages that run beside what this thread computes. Any thread may use it, one at a
+/// time.
+class SideQueue {
+ public:
+  explicit SideQueue(const at::Device&);
+  ~SideQueue();
+  void* stream() const;
+  void follow_current();  // what is enqueued here from now on starts after everything enqueued to the current stream so far
+  void lead_current();    // the other way round
+  void copy(at::Tensor& to, const at::Tensor& from);  // enqueued; both stay until then
+  void synchronize();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
 
 /// A named span of host time in a profiler's timeline (NVTX); nothing without CUDA.
 class Range {

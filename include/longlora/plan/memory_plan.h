@@ -29,6 +29,10 @@ struct MemoryPlan {
   FlopsPerToken full_attention_flops;  // of a step with full attention: attention.full_steps
   int64_t row_tile = 0, loss_chunk = 0;
   int64_t budget_bytes = 0;
+  int64_t weight_ranks = 1;        // that share the frozen projections (dist.shard_weights, resolved); 1: each rank has them all
+  int64_t state_ranks = 1;         // that share masters and moments (dist.shard_state)
+  int64_t gather_bytes = 0;        // a rank receives before it computes a layer, forward and once more backward
+  double layer_forward_flops = 0;  // products of one layer and micro-batch: what hides a gather
   int64_t peak_bytes() const;          // total of the memory that `budget_bytes` limits
   std::string policy_summary() const;  // "layers 0..3 checkpoint, 4..5 save_all"
   std::string policy_name() const;     // one name, or "mixed"
@@ -42,6 +46,8 @@ struct PlanTarget {
   int64_t budget_bytes = 0;
 };
 
+/// With several ranks (RunPlan::ranks, times dist.sequence_parallel for weights) the bytes are those of one of them;
+/// dist.shard_weights: auto becomes frozen only where nothing fits without.
 /// Chooses per-layer policies for `auto` so that the predicted peak stays within `budget_bytes` (ErrorKind::memory with needed, available
 /// and the cheapest remedies when nothing fits). element_bytes: 2 for bf16 compute, 4 for fp32.
 MemoryPlan make_memory_plan(const ModelConfig&, const TrainConfig&, const RunPlan&, int64_t element_bytes, int64_t budget_bytes);

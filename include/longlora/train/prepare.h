@@ -40,6 +40,7 @@ std::vector<std::string> banner(const PreparedRun&);
 std::unique_ptr<Tokenizer> base_tokenizer(const BaseModel&);
 
 /// The model of a prepared run with base weights (loaded, or random by Philox) and fresh LoRA; returns the digest of the base weights.
-std::unique_ptr<LlamaModel> make_model(const PreparedRun&, Digest& weights_digest);
+/// `weight_ranks`: who shares the frozen weights when the plan says so (MemoryPlan::weight_ranks > 1); see ModelOptions::weight_ranks.
+std::unique_ptr<LlamaModel> make_model(const PreparedRun&, Digest& weights_digest, dist::Communicator* weight_ranks = nullptr);
 
 }  // namespace longlora

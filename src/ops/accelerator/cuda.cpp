@@ -2,6 +2,7 @@
 #include <ATen/Context.h>
 #include <ATen/ops/empty.h>
 #include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
@@ -15,12 +16,13 @@
 namespace longlora::accelerator {
 namespace {
 
-int selected = 0;               // of the cards this process sees
+int selected = 0;                // of the cards this process sees
 constexpr int kOldestMajor = 8;  // mma.sync on bf16 and cp.async
 
 void check(cudaError_t status, const char* call) {
   if (status != cudaSuccess)
-    fail(ErrorKind::internal, std::string(call) + ": " + cudaGetErrorString(status), "GPU " + std::to_string(selected), "look at nvidia-smi and run doctor");
+    fail(ErrorKind::internal, std::string(call) + ": " + cudaGetErrorString(status), "GPU " + std::to_string(selected),
+         "look at nvidia-smi and run doctor");
 }
 
 /// LibTorch's GPU half registers its operators when it is loaded, before ATen first looks for them. That takes a quarter of a second,
@@ -67,8 +69,9 @@ void select_device(int index) {
   int count = 0;
   if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) return;  // why_unusable says so
   if (count == 1) return;                                               // a launcher shows each rank its own card
-  LONGLORA_CHECK(index < count, config, "rank " + std::to_string(index) + " of this host has no GPU, " + std::to_string(count) + " are visible",
-                 "local rank", "start as many ranks as there are GPUs, or look at CUDA_VISIBLE_DEVICES");
+  LONGLORA_CHECK(index < count, config,
+                 "rank " + std::to_string(index) + " of this host has no GPU, " + std::to_string(count) + " are visible", "local rank",
+                 "start as many ranks as there are GPUs, or look at CUDA_VISIBLE_DEVICES");
   check(cudaSetDevice(index), "cudaSetDevice");
   selected = index;
 }
@@ -110,6 +113,32 @@ MemoryUse memory_use() {
 
 void release_unused() { c10::cuda::CUDACachingAllocator::emptyCache(); }
 void synchronize() { check(cudaDeviceSynchronize(), "cudaDeviceSynchronize"); }
+
+namespace {
+/// `later` gets an order after what `sooner` holds now. The event may go before it has happened.
+void put_after(const c10::cuda::CUDAStream& later, const c10::cuda::CUDAStream& sooner) {
+  cudaEvent_t event{};
+  check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
+  check(cudaEventRecord(event, sooner.stream()), "cudaEventRecord");
+  check(cudaStreamWaitEvent(later.stream(), event, 0), "cudaStreamWaitEvent");
+  check(cudaEventDestroy(event), "cudaEventDestroy");
+}
+}  // namespace
+
+struct SideQueue::State {
+  c10::cuda::CUDAStream stream;
+};
+SideQueue::SideQueue(const at::Device& device)
+    : state_(std::make_unique<State>(State{c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device.index())})) {}
+SideQueue::~SideQueue() = default;
+void* SideQueue::stream() const { return state_->stream.stream(); }
+void SideQueue::follow_current() { put_after(state_->stream, c10::cuda::getCurrentCUDAStream(state_->stream.device_index())); }
+void SideQueue::lead_current() { put_after(c10::cuda::getCurrentCUDAStream(state_->stream.device_index()), state_->stream); }
+void SideQueue::copy(at::Tensor& to, const at::Tensor& from) {
+  const c10::cuda::CUDAStreamGuard guard(state_->stream);
+  to.copy_(from, /*non_blocking=*/true);
+}
+void SideQueue::synchronize() { state_->stream.synchronize(); }
 
 Range::Range(const char* name) { nvtxRangePushA(name); }
 Range::~Range() { nvtxRangePop(); }

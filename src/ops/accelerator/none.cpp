@@ -17,6 +17,16 @@ at::Tensor staging(at::IntArrayRef sizes, at::ScalarType type) { return at::empt
 MemoryUse memory_use() { return {}; }
 void release_unused() {}
 void synchronize() {}
+
+struct SideQueue::State {};
+SideQueue::SideQueue(const at::Device&) {}
+SideQueue::~SideQueue() = default;
+void* SideQueue::stream() const { return nullptr; }
+void SideQueue::follow_current() {}
+void SideQueue::lead_current() {}
+void SideQueue::copy(at::Tensor& to, const at::Tensor& from) { to.copy_(from); }
+void SideQueue::synchronize() {}
+
 Range::Range(const char*) {}
 Range::~Range() {}
 
