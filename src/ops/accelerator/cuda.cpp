@@ -1,9 +1,9 @@
 // The GPU of a CUDA build, through LibTorch's allocator and streams. The only file of the tensor modules that knows CUDA.
 #include <ATen/Context.h>
 #include <ATen/cuda/CUDAContext.h>
-#include <ATen/cuda/CUDAEvent.h>
 #include <ATen/ops/empty.h>
 #include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAEvent.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
@@ -88,7 +88,7 @@ void synchronize() { check(cudaDeviceSynchronize(), "cudaDeviceSynchronize"); }
 namespace {
 /// `later` gets an order after what `sooner` holds now. The event may go before it has happened.
 void put_after(const c10::cuda::CUDAStream& later, const c10::cuda::CUDAStream& sooner) {
-  at::cuda::CUDAEvent event;
+  c10::cuda::CUDAEvent event;
   event.record(sooner);
   event.block(later);
 }
