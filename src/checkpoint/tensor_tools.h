@@ -21,8 +21,8 @@ at::Tensor on_host(const at::Tensor&);
 /// The memory of a contiguous CPU tensor.
 std::span<std::byte> bytes_of(const at::Tensor&);
 
-/// State lanes over the tensor's bytes as 32-bit words (an odd last half word is padded with zero); threads share the work. `first_word`:
-/// where the tensor begins in a larger one, whose lanes are the sums of those of its parts.
+/// State lanes over the tensor's bytes as 32-bit words (an odd last half word is padded with zero); threads share the work.
+/// `first_word`: place of the tensor's first word in what it is a part of.
 StateLanes lanes_of(const at::Tensor&, uint64_t first_word = 0);
 /// Of several tensors on one device; a GPU computes them itself, and is waited for once.
 std::vector<StateLanes> lanes_of(const std::vector<at::Tensor>&, const std::vector<uint64_t>& first_words);

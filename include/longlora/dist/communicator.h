@@ -44,7 +44,6 @@ class Communicator {
   virtual ~Communicator() = default;
   virtual int rank() const = 0;
   virtual int size() const = 0;
-  virtual bool takes_device_memory() const { return false; }
 
   /// Both directions at once, sizes may differ, either may be empty. Deadlock-free when both ranks of a pair call it.
   virtual void exchange(int peer, ConstBuffer out, Buffer in, Stream stream = nullptr) = 0;
@@ -68,6 +67,8 @@ class Communicator {
   /// Where the run is, for error messages and flight records: "step", "save", ... and the number of the step.
   virtual void set_place(const char* phase, int64_t step) = 0;
   virtual Traffic traffic() const = 0;
+  /// Whether buffers may lie on a device; otherwise the caller brings them to the host.
+  virtual bool takes_device_memory() const { return false; }
 };
 
 /// One rank: every call is a copy or nothing.

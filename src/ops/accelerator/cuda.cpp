@@ -2,6 +2,7 @@
 #include <ATen/Context.h>
 #include <ATen/ops/empty.h>
 #include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAEvent.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
@@ -117,11 +118,9 @@ void synchronize() { check(cudaDeviceSynchronize(), "cudaDeviceSynchronize"); }
 namespace {
 /// `later` gets an order after what `sooner` holds now. The event may go before it has happened.
 void put_after(const c10::cuda::CUDAStream& later, const c10::cuda::CUDAStream& sooner) {
-  cudaEvent_t event{};
-  check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
-  check(cudaEventRecord(event, sooner.stream()), "cudaEventRecord");
-  check(cudaStreamWaitEvent(later.stream(), event, 0), "cudaStreamWaitEvent");
-  check(cudaEventDestroy(event), "cudaEventDestroy");
+  c10::cuda::CUDAEvent event;
+  event.record(sooner);
+  event.block(later);
 }
 }  // namespace
 
