@@ -50,7 +50,9 @@ std::vector<FlightRecord> FlightRecorder::records() const {
 }
 
 bool FlightRecorder::write(const std::filesystem::path& folder, int rank, std::string_view reason, double now) const noexcept try {
-  std::string text = fmt::format(R"({{"rank": {}, "time": "{}", "reason": {}}})" "\n", rank, wall_clock_iso8601(), json_quote(reason));
+  std::string text = fmt::format(R"({{"rank": {}, "time": "{}", "reason": {}}})"
+                                 "\n",
+                                 rank, wall_clock_iso8601(), json_quote(reason));
   for (const FlightRecord& record : records()) text += line_of(record, now);
   create_folders(folder);
   write_file_atomic(folder / fmt::format("flight_rank_{}.jsonl", rank), text);

@@ -35,7 +35,8 @@ void agree_version(Communicator& control, int version) {
   LONGLORA_CHECK(bounds[0] == -bounds[1], peer,
                  fmt::format("the ranks have NCCL {} to {}", nccl_version_text(static_cast<int>(-bounds[1])),
                              nccl_version_text(static_cast<int>(bounds[0]))),
-                 fmt::format("rank {} has {}", control.rank(), nccl_version_text(version)), "install the same program and libraries on all hosts");
+                 fmt::format("rank {} has {}", control.rank(), nccl_version_text(version)),
+                 "install the same program and libraries on all hosts");
 }
 
 std::vector<RankDevice> agree_devices(Communicator& control, const RankDevice& mine) {

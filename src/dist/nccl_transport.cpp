@@ -116,8 +116,8 @@ WatchdogHooks hooks_of(const std::shared_ptr<Session>& session) {
   return {.now = session->surroundings.now,
           .poll_marks =
               [session] {
-                auto polled = session->book->poll(
-                    [&](auto mark, std::string& error) { return session->library->progress(mark, error); }, session->now());
+                auto polled = session->book->poll([&](auto mark, std::string& error) { return session->library->progress(mark, error); },
+                                                  session->now());
                 const std::lock_guard lock(session->mutex);
                 session->free_marks.insert(session->free_marks.end(), polled.done.begin(), polled.done.end());
                 return polled;
@@ -218,8 +218,15 @@ class NcclCommunicator : public Communicator {
   }
   FlightRecord record(const char* operation, int peer, uint64_t bytes) {
     const std::lock_guard lock(session_->mutex);
-    return {.transport = "nccl", .communicator = static_cast<uint64_t>(number_), .sequence = sequence_++, .operation = operation, .peer = peer, .bytes = bytes,
-            .phase = session_->phase, .step = session_->step, .entered_at = session_->now()};
+    return {.transport = "nccl",
+            .communicator = static_cast<uint64_t>(number_),
+            .sequence = sequence_++,
+            .operation = operation,
+            .peer = peer,
+            .bytes = bytes,
+            .phase = session_->phase,
+            .step = session_->step,
+            .entered_at = session_->now()};
   }
   /// Watched from entering to leaving; an error ends the run on all ranks.
   template <class F>
@@ -286,8 +293,8 @@ class NcclCommunicator : public Communicator {
   }
 
   std::shared_ptr<Session> session_;
-  std::shared_ptr<Watchdog> watchdog_;   // ends before the session
-  std::unique_ptr<Communicator> part_;   // null: the world's, which is the session's
+  std::shared_ptr<Watchdog> watchdog_;  // ends before the session
+  std::unique_ptr<Communicator> part_;  // null: the world's, which is the session's
   Handle handle_ = nullptr;
   int number_ = 0;
   int64_t sequence_ = 0;
@@ -302,7 +309,8 @@ void prepare(Session& session, const std::function<std::unique_ptr<CollectiveLib
   try {
     session.library = open();
     const int header = session.library->header_version(), loaded = session.library->library_version();
-    LONGLORA_CHECK(header == loaded, config, fmt::format("NCCL {} was loaded, {} was compiled against", nccl_version_text(loaded), nccl_version_text(header)),
+    LONGLORA_CHECK(header == loaded, config,
+                   fmt::format("NCCL {} was loaded, {} was compiled against", nccl_version_text(loaded), nccl_version_text(header)),
                    "libnccl.so.2", "take the other NCCL out of LD_LIBRARY_PATH, or build again");
     device = {host_identity(), session.library->device_uuid()};
   } catch (const Error& error) {

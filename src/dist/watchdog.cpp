@@ -16,8 +16,8 @@ constexpr double kPollerLeaveSeconds = 1;
 std::string describe(const Verdict& verdict, int rank) {
   if (!verdict.call) return fmt::format("rank {}, no call outstanding: {}", rank, verdict.reason);
   const FlightRecord& r = verdict.call->record;
-  return fmt::format("rank {}, {} {}, {}, sequence {}, {} bytes, {:.1f} seconds waited: {}", rank, r.phase.empty() ? "step" : r.phase, r.step,
-                     r.operation, r.sequence, r.bytes, verdict.waited_seconds, verdict.reason);
+  return fmt::format("rank {}, {} {}, {}, sequence {}, {} bytes, {:.1f} seconds waited: {}", rank, r.phase.empty() ? "step" : r.phase,
+                     r.step, r.operation, r.sequence, r.bytes, verdict.waited_seconds, verdict.reason);
 }
 
 uint64_t WatchBook::enter(const FlightRecord& record, double deadline_seconds) {

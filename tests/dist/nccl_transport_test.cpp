@@ -1,11 +1,12 @@
 // The NCCL transport and its watchdog over a made-up library: no GPU, no NCCL.
+#include "dist/nccl_transport.h"
+
 #include <gtest/gtest.h>
 
 #include <atomic>
 #include <thread>
 
 #include "dist/nccl_agreement.h"
-#include "dist/nccl_transport.h"
 #include "longlora/core/clock.h"
 #include "support/error_of.h"
 #include "support/fake_nccl.h"
@@ -19,7 +20,8 @@ struct Ends {
   std::atomic<int> count = 0;
 };
 NcclSurroundings surroundings(Ends& ends) {
-  return {.now = monotonic_seconds, .end_process = [&](const Verdict&) { ++ends.count; }, .times = {.poll_seconds = 0.002, .end_seconds = 0.1}};
+  return {
+      .now = monotonic_seconds, .end_process = [&](const Verdict&) { ++ends.count; }, .times = {.poll_seconds = 0.002, .end_seconds = 0.1}};
 }
 
 using Body = std::function<void(Communicator&, test::FakeNccl&)>;
@@ -53,25 +55,28 @@ ConstBuffer out(const std::vector<std::byte>& v) { return {v.data(), v.size(), M
 TEST(NcclTransport, MovesBytesOnWorldAndParts) {
   Ends ends;
   test::FakeNcclWorld fakes;
-  const auto errors = with_ranks(4, {}, [](Communicator& world, test::FakeNccl& fake) {
-    const auto mine = static_cast<std::byte>(world.rank() + 1);
-    std::vector<std::byte> own(5, mine), all(20), other(5), root(3, mine);
-    world.all_gather(out(own), device(all));
-    world.exchange(world.rank() ^ 1, out(own), device(other));
-    world.broadcast(device(root), 2);
-    fake.wait_for_all();
-    for (size_t i = 0; i < all.size(); ++i) EXPECT_EQ(all[i], static_cast<std::byte>(i / 5 + 1));
-    EXPECT_EQ(other, std::vector<std::byte>(5, static_cast<std::byte>((world.rank() ^ 1) + 1)));
-    EXPECT_EQ(root, std::vector<std::byte>(3, std::byte{3}));
-    const auto part = world.split(world.rank() % 2, -world.rank());
-    std::vector<std::byte> two(10);
-    part->all_gather(out(own), device(two));
-    fake.wait_for_all();
-    EXPECT_EQ(two.front(), static_cast<std::byte>(world.rank() % 2 + 3));
-    std::vector<int64_t> sum = {1};
-    world.sum(sum);
-    EXPECT_EQ(sum[0], 4);
-  }, ends, {}, &fakes);
+  const auto errors = with_ranks(
+      4, {},
+      [](Communicator& world, test::FakeNccl& fake) {
+        const auto mine = static_cast<std::byte>(world.rank() + 1);
+        std::vector<std::byte> own(5, mine), all(20), other(5), root(3, mine);
+        world.all_gather(out(own), device(all));
+        world.exchange(world.rank() ^ 1, out(own), device(other));
+        world.broadcast(device(root), 2);
+        fake.wait_for_all();
+        for (size_t i = 0; i < all.size(); ++i) EXPECT_EQ(all[i], static_cast<std::byte>(i / 5 + 1));
+        EXPECT_EQ(other, std::vector<std::byte>(5, static_cast<std::byte>((world.rank() ^ 1) + 1)));
+        EXPECT_EQ(root, std::vector<std::byte>(3, std::byte{3}));
+        const auto part = world.split(world.rank() % 2, -world.rank());
+        std::vector<std::byte> two(10);
+        part->all_gather(out(own), device(two));
+        fake.wait_for_all();
+        EXPECT_EQ(two.front(), static_cast<std::byte>(world.rank() % 2 + 3));
+        std::vector<int64_t> sum = {1};
+        world.sum(sum);
+        EXPECT_EQ(sum[0], 4);
+      },
+      ends, {}, &fakes);
   for (const auto& error : errors) EXPECT_FALSE(error) << error->what();
   EXPECT_EQ(fakes.live, 0);  // every communicator was destroyed
   EXPECT_EQ(ends.count, 0);
@@ -91,7 +96,11 @@ TEST(NcclTransport, RefusesOneGpuForTwoRanksOnAllRanks) {
 
 TEST(NcclTransport, AnotherVersionIsRefusedOnAllRanks) {
   Ends ends;
-  for (const auto& error : with_ranks(2, {}, [](auto&, auto&) {}, ends, [](test::FakeNccl& f, int rank) { if (rank == 1) f.version = 22703; })) {
+  for (const auto& error : with_ranks(
+           2, {}, [](auto&, auto&) {}, ends,
+           [](test::FakeNccl&f, int rank) {
+             if (rank == 1) f.version = 22703;
+           })) {
     ASSERT_TRUE(error);
     EXPECT_EQ(error->kind, ErrorKind::config);
     EXPECT_EQ(error->what_happened, "NCCL 2.27.3 was loaded, 2.28.9 was compiled against");
@@ -101,13 +110,16 @@ TEST(NcclTransport, AnotherVersionIsRefusedOnAllRanks) {
 TEST(NcclTransport, ADeadlineEndsTheProcessOfAStuckThread) {
   Ends ends;
   const TempDir logs;
-  const auto errors = with_ranks(2, {.log_folder = logs.path(), .collective_seconds = 0.05}, [&](Communicator& world, test::FakeNccl&) {
-    world.set_place("step", 17);
-    std::vector<std::byte> own(5), all(10);
-    if (world.rank() == 0) world.all_gather(out(own), device(all));
-    std::this_thread::sleep_for(std::chrono::milliseconds(400));  // stuck
-    world.all_gather(out(own), device(all));
-  }, ends);
+  const auto errors = with_ranks(
+      2, {.log_folder = logs.path(), .collective_seconds = 0.05},
+      [&](Communicator& world, test::FakeNccl&) {
+        world.set_place("step", 17);
+        std::vector<std::byte> own(5), all(10);
+        if (world.rank() == 0) world.all_gather(out(own), device(all));
+        std::this_thread::sleep_for(std::chrono::milliseconds(400));  // stuck
+        world.all_gather(out(own), device(all));
+      },
+      ends);
   EXPECT_GE(ends.count, 1);
   ASSERT_TRUE(errors[0]);
   EXPECT_EQ(errors[0]->kind, ErrorKind::peer);
@@ -124,19 +136,22 @@ TEST(NcclTransport, ALostControlConnectionEndsTheWait) {
     if (lost) return "rank 1 was lost";
     return std::nullopt;
   };
-  const auto errors = with_ranks(1, options, [&](Communicator& world, test::FakeNccl&) {
-    lost = true;
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
-    std::vector<std::byte> own(5), all(5);
-    world.all_gather(out(own), device(all));
-  }, ends);
+  const auto errors = with_ranks(
+      1, options,
+      [&](Communicator& world, test::FakeNccl&) {
+        lost = true;
+        std::this_thread::sleep_for(std::chrono::milliseconds(50));
+        std::vector<std::byte> own(5), all(5);
+        world.all_gather(out(own), device(all));
+      },
+      ends);
   ASSERT_TRUE(errors[0]);
   EXPECT_NE(errors[0]->what_happened.find("rank 1 was lost"), std::string::npos);
 }
 
 TEST(NcclResult, MapsEveryNumber) {
-  const std::vector<ErrorKind> kinds = {ErrorKind::internal, ErrorKind::peer, ErrorKind::peer, ErrorKind::internal, ErrorKind::internal,
-                                        ErrorKind::config, ErrorKind::peer, ErrorKind::internal, ErrorKind::internal};
+  const std::vector<ErrorKind> kinds = {ErrorKind::internal, ErrorKind::peer, ErrorKind::peer,     ErrorKind::internal, ErrorKind::internal,
+                                        ErrorKind::config,   ErrorKind::peer, ErrorKind::internal, ErrorKind::internal};
   for (int n = 0; n < 9; ++n) EXPECT_EQ(nccl_result(n).kind, kinds[static_cast<size_t>(n)]) << n;
   EXPECT_EQ(nccl_result(-5).name, "an unknown result");
   EXPECT_EQ(nccl_version_text(22809), "2.28.9");
@@ -156,10 +171,12 @@ TEST(Watchdog, AsksNoMarkBehindAPendingOneOfItsStream) {
   int a = 0, b = 0;
   for (int i = 0; i < 4; ++i) book.enqueued(book.enter({.entered_at = 0}, 10), reinterpret_cast<void*>(i + 1), i % 2 ? &a : &b, 0);
   std::vector<size_t> asked;
-  const auto polled = book.poll([&](void* mark, std::string&) {
-    asked.push_back(reinterpret_cast<size_t>(mark));
-    return mark == reinterpret_cast<void*>(1) ? Progress::pending : Progress::done;
-  }, 1);
+  const auto polled = book.poll(
+      [&](void* mark, std::string&) {
+        asked.push_back(reinterpret_cast<size_t>(mark));
+        return mark == reinterpret_cast<void*>(1) ? Progress::pending : Progress::done;
+      },
+      1);
   EXPECT_EQ(asked, (std::vector<size_t>{1, 2, 4}));
   EXPECT_EQ(polled.done.size(), 2u);
   EXPECT_FALSE(book.overdue(9.9));

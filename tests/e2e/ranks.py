@@ -274,6 +274,17 @@ class Hosts:
         for name in self.names:
             subprocess.run(["ip", "netns", "del", name], check=False)
 
+    def agent(self, folder):
+        """What mpirun and mpiexec start in place of ssh: AGENT HOST COMMAND..."""
+        file = folder / "agent.sh"
+        lines = [f"  {address}) name={name} ;;" for address, name in zip(self.addresses, self.names)]
+        file.write_text("#!/bin/sh\n"
+                        'while [ "${1#-}" != "$1" ]; do shift; done\n'
+                        'case $1 in\n' + "\n".join(lines) + "\nesac\nshift\n"
+                        'exec ip netns exec "$name" /bin/sh -c "$*"\n')
+        file.chmod(0o755)
+        return file
+
     def inside(self, host, command):
         return ["ip", "netns", "exec", self.names[host], *map(str, command)]
 
@@ -299,7 +310,19 @@ def two_hosts():
                 _, errors = child.communicate(timeout=240)
                 assert child.returncode == 0, (name, errors[-3000:])
             assert exact(out) == chain, name
-        return "own launcher and torchrun on two hosts: one chain"
+        agent, hosts_2 = hosts.agent(place.path), ",".join(hosts.addresses)
+        variables = {"MASTER_ADDR": hosts.addresses[0], "MASTER_PORT": "29519", "OMP_WAIT_POLICY": "passive", **secret}
+        exported = [word for name in variables for word in ("-x", name)]
+        lines = {
+            "openmpi": ["mpirun.openmpi", "--mca", "plm_rsh_agent", agent, "--mca", "btl", "self,tcp", "--map-by", "ppr:2:node", "--oversubscribe",
+                        "-host", hosts_2, "-np", "4", *exported],
+            "mpich": ["mpiexec.mpich", "-launcher", "ssh", "-launcher-exec", agent, "-hosts", hosts_2, "-ppn", "2", "-n", "4", "-genvlist",
+                      ",".join(variables)]}
+        for name, line in lines.items():
+            out = place.path / name
+            execute(hosts.inside(0, [*line, *train_line(config, out)]), env=environment(**variables))
+            assert exact(out) == chain, name
+        return "own launcher, torchrun, Open MPI and MPICH on two hosts: one chain"
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ struct TinyTraining {
     optimizer = std::make_unique<AdamW>(model->trainable(), loaded.config.optimizer);
   }
   Trainer trainer(std::function<bool()> keep_less = {}) {
-    return Trainer({*model, *loader, *optimizer, *reducer, reducer->ranks(), loaded.config, plan, tiny.dir.path(), std::move(keep_less)}, {});
+    return Trainer({*model, *loader, *optimizer, *reducer, reducer->ranks(), loaded.config, plan, tiny.dir.path(), std::move(keep_less)},
+                   {});
   }
 
   TinyRun tiny;

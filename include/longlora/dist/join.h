@@ -25,7 +25,7 @@ enum class Backend { tcp, nccl };
 
 struct JoinOptions {
   Backend backend = Backend::tcp;
-  int device = 0;  // nccl: CUDA ordinal of this rank
+  int device = 0;   // nccl: CUDA ordinal of this rank
   Digest binary{};  // program and libraries; ranks with another one are refused unless allow_mixed_binaries
   Digest config{};  // resolved frozen configuration
   int sequence_parallel = 1;

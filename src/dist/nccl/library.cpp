@@ -164,7 +164,8 @@ class CudaNccl : public CollectiveLibrary {
 
 std::unique_ptr<Communicator> make_nccl(std::unique_ptr<Communicator> control, int device, const NcclOptions& options) {
   const int rank = control->rank();
-  return connect_nccl(std::move(control), [device] { return std::make_unique<CudaNccl>(device); }, options, process_surroundings(rank));
+  return connect_nccl(
+      std::move(control), [device] { return std::make_unique<CudaNccl>(device); }, options, process_surroundings(rank));
 }
 
 std::unique_ptr<CollectiveLibrary> open_nccl(int device) { return std::make_unique<CudaNccl>(device); }
