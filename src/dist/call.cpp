@@ -15,7 +15,9 @@ namespace longlora::dist {
 namespace {
 
 constexpr size_t kPieceBytes = size_t{1} << 20;
-constexpr double kNewsSeconds = 0.8;       // for the reason of a failure to come over the control connection
+constexpr double kNewsSeconds = 0.8;  // for the reason of a failure to come over the control connection
+constexpr std::string_view kStepPhase = "step";
+constexpr double kUnlimitedSeconds = 1e9;
 constexpr double kSliceSeconds = 1;        // of a wait
 constexpr double kMostCountedSeconds = 2;  // a longer slice means that this process was stopped: that is not the peers' fault
 constexpr double kHandshakeSeconds = 5;
@@ -34,6 +36,7 @@ Call::Call(World& world, Operation operation, uint64_t channel, uint64_t sequenc
       sequence_(sequence),
       seconds_left_(world.collective_seconds) {
   const Activity place = world_.state.activity();
+  if (!place.phase.empty() && place.phase != kStepPhase) seconds_left_ = kUnlimitedSeconds;
   world_.state.begin_call(static_cast<uint8_t>(operation), sequence);
   record_ = world_.flight->begin({.transport = "tcp",
                                   .communicator = channel,

@@ -105,6 +105,7 @@ class Run {
 
   int execute() {
     on_root(ranks_, [&] { folder_.open(run_, request_.resume); });
+    if (!is_root()) run_status().rank_file = folder_.path() / "logs" / fmt::format("exit_rank_{}.json", ranks_.rank());
     stop_.emplace(run_.config().output_dir);  // not before the folder is this run's: it takes away an old STOP file
     resume_ = choose_resume(folder_.checkpoints(), request_, ranks_);
     if (resume_) take_saved_config();

@@ -32,6 +32,7 @@ RunStatus& run_status() {
 void write_exit_file_at_end() {
   set_end_hook([](const Error* error, int code) {
     if (!run_status().output_dir.empty()) write_file_atomic(run_status().output_dir / "exit.json", exit_json(error, code));
+    if (code != 0 && !run_status().rank_file.empty()) write_file_atomic(run_status().rank_file, exit_json(error, code));
     const char* error_file = std::getenv("TORCHELASTIC_ERROR_FILE");
     if (code == 0 || error_file == nullptr || *error_file == '\0') return;
     // without an Error the memory is used up: the hook is told the code only

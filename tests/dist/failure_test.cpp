@@ -157,15 +157,27 @@ TEST(Failure, ARankThatDoesNotComeIsNamed) {
   ProcessRanks ranks(3);
   ranks.change([](test::RankSetup& setup) { setup.options.collective_seconds = 1; });
   ranks.start_all([](Communicator& world) -> std::string {
-    world.set_place("save", 40);
+    world.set_place("step", 40);
     if (world.rank() == 1) ::sleep(4);
     world.barrier({});
     return "";
   });
   for (const RankEnd& end : ranks.wait(10)) {
     EXPECT_EQ(end.code, 76);
-    EXPECT_THAT(end.message, AllOf(HasSubstr("rank 1 did not come in time (save 40)"), HasSubstr("barrier #1")));
+    EXPECT_THAT(end.message, AllOf(HasSubstr("rank 1 did not come in time (step 40)"), HasSubstr("barrier #1")));
   }
+}
+
+TEST(Failure, OutsideOfStepsARankMayTakeItsTime) {
+  ProcessRanks ranks(2);
+  ranks.change([](test::RankSetup& setup) { setup.options.collective_seconds = 1; });
+  ranks.start_all([](Communicator& world) -> std::string {
+    world.set_place("data", 0);
+    if (world.rank() == 0) ::sleep(3);
+    world.barrier({});
+    return "";
+  });
+  for (const RankEnd& end : ranks.wait(10)) EXPECT_EQ(end.code, 0) << end.message;
 }
 
 TEST(Failure, AbortReachesAllRanksWithItsReason) {

@@ -221,6 +221,27 @@ def metrics_so_far(out):
     return [json.loads(line) for line in lines]
 
 
+def survivors_say_what_they_saw():
+    """kill -9 of rank 0: the others end within 5 s, and the lowest of them leaves its end beside the logs."""
+    with Workplace() as place:
+        config = settings(place, train={"steps": 2000, "global_batch": 4, "micro_batch": 1}, evaluate={"every": 0})
+        out = place.path / "out"
+        run = subprocess.Popen([*launch(2, "--max-restarts", "0"), *train_line(config, out)], env=environment(), stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE, text=True)
+        while not (out / "metrics.jsonl").exists() or len(metrics_so_far(out)) < 3:
+            assert run.poll() is None, run.communicate()[1]
+            time.sleep(0.05)
+        root = [pid for pid in living(out) if b"RANK=0" in pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")]
+        assert len(root) == 1
+        os.kill(root[0], signal.SIGKILL)
+        run.communicate(timeout=30)
+        assert run.returncode == 128 + signal.SIGKILL, run.returncode
+        wait_until_gone(out, 5)
+        end = json.loads((out / "logs" / "exit_rank_1.json").read_text())
+        assert end["code"] == 76 and end["rank"] == 1 and "rank 0" in end["what"], end
+        return end["what"]
+
+
 def wrong_worlds():
     with Workplace() as place:
         config = settings(place, train={"steps": 2, "global_batch": 4, "micro_batch": 1})
@@ -326,7 +347,7 @@ def two_hosts():
 
 
 if __name__ == "__main__":
-    tests = [every_number_of_ranks, every_launcher, shared_rows, walk_over_ranks_with_kills, a_stopped_rank_is_found, wrong_worlds,
+    tests = [every_number_of_ranks, every_launcher, shared_rows, walk_over_ranks_with_kills, a_stopped_rank_is_found, survivors_say_what_they_saw, wrong_worlds,
              a_stop_signal_saves_on_all_ranks, two_hosts]
     chosen = sys.argv[2:]
     main([test for test in tests if not chosen or test.__name__ in chosen])

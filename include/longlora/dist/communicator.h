@@ -64,7 +64,8 @@ class Communicator {
   /// Ends every wait of every rank of the run with ErrorKind::peer and `reason`. From any thread; the communicator is dead afterwards.
   virtual void abort(std::string_view reason) noexcept = 0;
 
-  /// Where the run is, for error messages and flight records: "step", "save", ... and the number of the step.
+  /// Where the run is, for error messages and flight records: "step", "save", ... and the number of the step. A call of a step has a
+  /// deadline; elsewhere one rank may work long for all (tokenising, export), and only a lost or silent rank ends the others' wait.
   virtual void set_place(const char* phase, int64_t step) = 0;
   virtual Traffic traffic() const = 0;
   /// Whether buffers may lie on a device; otherwise the caller brings them to the host.

@@ -34,7 +34,7 @@ struct JoinOptions {
   std::filesystem::path log_folder;  // flight_rank_N.jsonl after a lost peer; empty: not written
   BootstrapStore* store = nullptr;   // with LaunchInfo::agent_store
   double setup_seconds = 300;        // until all ranks have joined
-  double collective_seconds = 600;   // one call of the communicator
+  double collective_seconds = 600;   // one call of a step
   double heartbeat_seconds = 2, silence_seconds = 30;
 };
 

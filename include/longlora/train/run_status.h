@@ -8,6 +8,7 @@ namespace longlora {
 
 struct RunStatus {
   std::filesystem::path output_dir;  // empty until the lock is held: exit.json is written only by the owner
+  std::filesystem::path rank_file;   // of a rank that is not the root: logs/exit_rank_N.json, written when it fails
   std::string run_id, checkpoint;    // newest checkpoint, or empty
   int64_t step = 0;
   int rank = 0;
