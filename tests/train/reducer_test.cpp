@@ -11,6 +11,7 @@
 
 #include "support/error_of.h"
 #include "support/thread_ranks.h"
+#include "train/block_table.h"
 
 namespace longlora {
 namespace {
@@ -149,7 +150,23 @@ TEST(Reducer, EqualsTheScalarTreeForEveryNumberOfRanks) {
   }
 }
 
-/// Bytes that rank `rank` of 2^k sends in a step with dense gradients (docs/distributed.md, "Bytes on the wire").
+/// What all 2^k ranks send together in the sum of a step with dense gradients (docs/distributed.md, "Bytes on the wire"): the gradient
+/// ranks - 1 times, 8 bytes for every message of it (the embedding's part and the rest), and the numbers of the step.
+int64_t formula_bytes(int size, int64_t shards) {
+  const BlockTable table(std::vector<int64_t>(std::begin(kElements), std::end(kElements)));
+  int64_t elements = 0, messages = 0, widest = 0;
+  for (const int64_t n : kElements) elements += n;
+  for (int r = 0; r < size; ++r) {
+    widest = std::max(widest, owned_blocks(table.num_blocks(), r, size).size());
+    for (const HalvingRound& round : halving_rounds(table.num_blocks(), r, size)) {
+      bool embedding = false, rest = false;
+      for (const BlockTable::Segment& s : table.segments(round.give)) (s.parameter == 0 ? embedding : rest) = true;
+      messages += embedding + rest;
+    }
+  }
+  return 4 * (size - 1) * elements + 8 * messages + size * (size - 1) * 8 * (shards / size + widest);
+}
+
 TEST(Reducer, SendsWhatTheFormulaSays) {
   const Shards dense = make_shards(8, false, 5);
   for (const int size : {2, 4, 8}) {
@@ -164,12 +181,7 @@ TEST(Reducer, SendsWhatTheFormulaSays) {
       const std::lock_guard lock(mutex);
       sent += ranks.traffic().sent - before.sent;
     });
-    int64_t elements = 0;
-    for (const int64_t n : kElements) elements += n;
-    const double gradient = 4.0 * static_cast<double>(elements);
-    // all ranks together: (ranks - 1) x gradient; headers and the numbers of the step stay below a hundredth
-    EXPECT_GE(static_cast<double>(sent), (size - 1) * gradient) << size;
-    EXPECT_LE(static_cast<double>(sent), (size - 1) * gradient * 1.01 + 4096.0 * size * size) << size;
+    EXPECT_EQ(sent, static_cast<uint64_t>(formula_bytes(size, 8))) << size;
   }
 }
 
