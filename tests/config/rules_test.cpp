@@ -204,7 +204,7 @@ TEST(RunPlan, NumbersMultiplyUp) {
   }
   EXPECT_EQ(
       error_of([&] { make_run_plan(config, small_model(), 5); }),
-      "train.global_batch: 12 shards (global_batch / micro_batch) cannot be split over 5 ranks (configuration); use a multiple of 10");
+      "train.global_batch: 12 shards (global_batch / micro_batch) cannot be split over 5 ranks (configuration); start 1, 2, 3, 4, 6, 12 ranks, or use a multiple of 10");
   config.attention.kind = AttentionKind::full;
   EXPECT_EQ(make_run_plan(config, small_model()).group, 0);
 }

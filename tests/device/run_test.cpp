@@ -116,6 +116,7 @@ struct OnDevice : TinyTraining {
     model = std::make_unique<LlamaModel>(model_config, plan.rope.after, plan.rope.new_max_position, 32, options);
     model->initialise_base();
     model->initialise_lora();
+    reducer = std::make_unique<Reducer>(*alone, model->trainable(), 3, false);
     optimizer = std::make_unique<AdamW>(model->trainable(), loaded.config.optimizer);
   }
 };
