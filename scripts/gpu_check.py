@@ -206,7 +206,29 @@ class Check:
             self.fail(f"losses on GPU and CPU differ by {apart:.1e}")
 
     def nccl(self) -> None:
+        """One rank through the transport's code; two, each on its own card, where there are two: first bytes, then a training run."""
         self.rows_of([self.programs / "nccl_check"], "nccl", "nccl")
+        listed = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True).stdout
+        if len(listed.splitlines()) < 2:
+            return print("  one GPU: two ranks are not tried")
+        two = [self.programs / "longlora-train", "launch", "--nproc-per-node", "2", "--max-restarts", "0", "--"]
+        self.rows_of([*two, self.programs / "nccl_check"], "nccl", "nccl")
+        hashes = {}
+        for ranks, start in ((1, [self.programs / "longlora-train"]), (2, [*two, self.programs / "longlora-train"])):
+            with tempfile.TemporaryDirectory() as folder:
+                config = pathlib.Path(folder) / "run.yaml"
+                config.write_text(curve_config("cuda", folder, rows=2))
+                line = ["timeout", str(int(self.left("nccl"))), *map(str, start), "-q", "train", "-c", str(config), "--threads", "1"]
+                done = subprocess.run(line, capture_output=True, text=True, env=self.environment)
+                metrics = pathlib.Path(folder) / "cuda" / "metrics.jsonl"
+                if done.returncode != 0 or not metrics.exists():
+                    return self.fail(f"{ranks} ranks ended with {done.returncode}: {done.stderr.strip()[-300:]}")
+                hashes[ranks] = json.loads(metrics.read_text().splitlines()[-1])["hash"]
+        same = hashes[1] == hashes[2]
+        self.results("nccl").add({"op": "hash_chain", "shape": "quickstart model, 1 and 2 ranks"} |
+                                 ({"median_us": 1} if same else {"failed": "two ranks have other bits than one"}))
+        if not same:
+            self.fail("two ranks have other bits than one")
 
     def profile(self) -> None:
         if shutil.which("ncu") is None:
@@ -220,7 +242,7 @@ class Check:
         print(f"  {target}: ncu ended with {done.returncode}")
 
 
-def curve_config(device: str, folder: str) -> str:
+def curve_config(device: str, folder: str, rows: int = 1) -> str:
     """The small model on this project's own documents: they are there wherever the script is."""
     return f"""
 model: {{path: {ROOT}/models/quickstart}}
@@ -230,7 +252,7 @@ tuning: {{mode: lora, lora: {{rank: 8, alpha: 16}}}}
 data:
   train: [{{path: {ROOT}/docs/design.md, format: text}}, {{path: {ROOT}/docs/attention.md, format: text}}]
   sequence_length: 1024
-train: {{steps: 10, global_batch: 1}}
+train: {{steps: 10, global_batch: {rows}}}
 optimizer: {{learning_rate: 1e-3}}
 precision: {{compute: fp32}}
 checkpoint: {{every: 1000000}}

@@ -21,7 +21,11 @@ def row(op: str, shape: str, unit: str, rate: float, variant: str = "sm80", base
 TEST_REPORT = json.dumps({"testsuites": [{"name": "Attention", "tests": 3, "failures": 0, "time": "0.5s"},
                                          {"name": "RmsNorm", "tests": 2, "failures": 1, "time": "0.1s"}]})
 TRAIN = f"""#!{sys.executable}
-import pathlib, re, sys
+import os, pathlib, re, sys
+if "launch" in sys.argv:
+    command = sys.argv[sys.argv.index("--") + 1:]
+    os.environ["RANKS"] = "2"
+    os.execv(command[0], command)
 text = pathlib.Path(sys.argv[sys.argv.index("-c") + 1]).read_text()
 folder = pathlib.Path(re.search(r"^output_dir: (.*)$", text, re.M)[1])
 layers = 4
@@ -29,16 +33,16 @@ if m := re.search(r"path: (\\S+)/model, init: random", text):
     layers = int(re.search(r'num_hidden_layers": (\\d+)', (pathlib.Path(m[1]) / "model/config.json").read_text())[1])
 folder.mkdir()
 loss = 3.0 if "device: cuda" in text else 3.0001
-(folder / "metrics.jsonl").write_text("".join('{{"loss": %s, "seconds": %s, "memory_peak_bytes": 1}}\\n' % (loss, 0.1 + 0.2 * layers) for _ in range(4)))
+(folder / "metrics.jsonl").write_text("".join('{{"loss": %s, "seconds": %s, "memory_peak_bytes": 1, "hash": "7a"}}\\n' % (loss, 0.1 + 0.2 * layers) for _ in range(4)))
 """
 PROGRAMS = {
-    "nvidia-smi": "echo 'Test GPU, 580.1, 9.0, 1980 MHz, 2619 MHz, 700 W, 81559 MiB, 81000 MiB'",
+    "nvidia-smi": "for i in 1 2; do echo 'Test GPU, 580.1, 9.0, 1980 MHz, 2619 MHz, 700 W, 81559 MiB, 81000 MiB'; done",
     "bench_gpu_baselines": f'if [ "$1" = machine ]; then {row("gemm", "8192x8192x8192", "tflops", 800)}; {row("copy", "4 GiB", "gbs", 3000)}; else '
                            f'{row("s2_attention_forward", "T=8192 g=2048", "tflops", 300, "cuDNN views", "true")}; fi',
     "bench_s2_attention": row("s2_attention_forward", "T=8192 g=2048", "tflops", 400),
     "bench_bandwidth": row("rope", "T=8192", "gbs", 2700),
     "test_kernels_cuda": f"""for a in "$@"; do case $a in --gtest_output=json:*) echo '{TEST_REPORT}' > "${{a#--gtest_output=json:}}" ;; esac; done; exit 1""",
-    "nccl_check": "echo '{\"op\": \"nccl_all_gather\", \"shape\": \"1 rank, 64 MiB\", \"median_us\": 5.0}'",
+    "nccl_check": "echo '{\"op\": \"nccl_all_gather\", \"shape\": \"'${RANKS:-1}' ranks, 64 MiB\", \"median_us\": 5.0}'",
     "ncu": "echo 'Forward 12 %'",
     "compute-sanitizer": "echo '========= ERROR SUMMARY: 0 errors'",
 }
@@ -77,6 +81,8 @@ def main() -> int:
             "sanitizers": rows["sanitizer", ""]["state"] == "passed",
             "whole steps": abs(rows["training_step", "checkpoint"]["median_us"] / 1e6 - (0.1 + 32 * 0.2)) < 1e-6,
             "the loss curve": rows["loss_curve", ""]["largest_relative_difference"] < 1e-4,
+            "two ranks where there are two GPUs": {"1 ranks, 64 MiB", "2 ranks, 64 MiB", "quickstart model, 1 and 2 ranks"} ==
+                                                  {r["shape"] for r in files["nccl"]["rows"]} and rows["hash_chain", ""].get("failed") is None,
             "the profile": "Forward 12 %" in (folder / "results/test_gpu/profile.txt").read_text(),
             "the table": "| s2_attention_forward | T=8192 g=2048 | cuDNN views | 0.005 |" in page,
             "no GPU": without.returncode == 69 and "there is no GPU here" in without.stderr,
