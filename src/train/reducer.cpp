@@ -17,17 +17,12 @@
 #include "train/block_table.h"
 #include "train/range_exchange.h"
 #include "train/rank_tensors.h"
+#include "train/together.h"
 
 namespace longlora {
 namespace {
 
 bool is_power_of_two(int64_t n) { return std::has_single_bit(static_cast<uint64_t>(n)); }
-
-ErrorKind kind_of(int64_t code) {
-  for (const ExitCode& row : exit_codes())
-    if (row.code == code) return row.kind;
-  return ErrorKind::internal;
-}
 
 /// Sums over ranks that no rank but the owner of a node's leftmost shard holds (docs/distributed.md, "One sum").
 class SubtreeSums {
@@ -225,7 +220,7 @@ bool Reducer::agree_on_failure(const std::exception_ptr& mine, int64_t step) {
   if (flags[0] == 0) return flags[1] != 0;
   if (mine && code != 0) std::rethrow_exception(mine);
   const int64_t finder = kRanks - 1 - flags[0] % kRanks;
-  fail(kind_of(flags[0] / kRanks), "rank " + std::to_string(finder) + " could not compute this step",
+  fail(kind_of_code(flags[0] / kRanks), "rank " + std::to_string(finder) + " could not compute this step",
        "rank " + std::to_string(s.me()) + " step " + std::to_string(step), "see the last line of rank " + std::to_string(finder));
 }
 

@@ -19,13 +19,13 @@ dist::Status status_of(const std::exception_ptr& error) {
   }
 }
 
-ErrorKind kind_of(int code) {
+}  // namespace
+
+ErrorKind kind_of_code(int64_t code) {
   for (const ExitCode& row : exit_codes())
     if (row.code == code) return row.kind;
   return ErrorKind::internal;
 }
-
-}  // namespace
 
 void together(dist::Communicator& ranks, const std::function<void()>& f) {
   std::exception_ptr error;
@@ -39,7 +39,7 @@ void together(dist::Communicator& ranks, const std::function<void()>& f) {
   if (error) std::rethrow_exception(error);
   for (size_t r = 0; r < all.size(); ++r)
     if (all[r].code != 0)
-      fail(kind_of(all[r].code), "rank " + std::to_string(r) + ": " + all[r].text, "rank " + std::to_string(ranks.rank()),
+      fail(kind_of_code(all[r].code), "rank " + std::to_string(r) + ": " + all[r].text, "rank " + std::to_string(ranks.rank()),
            "see rank " + std::to_string(r));
 }
 

@@ -3,6 +3,7 @@
 #include <functional>
 #include <string>
 
+#include "longlora/core/error.h"
 #include "longlora/dist/communicator.h"
 
 namespace longlora {
@@ -12,6 +13,8 @@ namespace longlora {
 void together(dist::Communicator&, const std::function<void()>& f);
 /// Rank 0 runs `f` while the others wait for it.
 void on_root(dist::Communicator&, const std::function<void()>& f);
+/// The kind that a rank's exit code stands for; internal for a code that is none of ours.
+ErrorKind kind_of_code(int64_t code);
 /// The root's text on every rank.
 std::string root_text(dist::Communicator&, std::string text);
 
