@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include "apps/agent_store.h"
 #include "apps/commands.h"
 #include "apps/model_loading.h"
 #include "longlora/core/error.h"
@@ -10,6 +11,7 @@
 #include "longlora/data/dataset.h"
 #include "longlora/train/environment.h"
 #include "longlora/train/evaluation.h"
+#include "longlora/train/readers.h"
 
 namespace longlora::apps {
 namespace {
@@ -102,7 +104,16 @@ std::string as_text(const EvalFlags& flags, const ReadyModel& ready, const std::
   return text;
 }
 
-int perplexity_command(EvalFlags flags) {
+/// What all ranks of one evaluation must have in common.
+std::string described(const EvalFlags& f) {
+  std::string text = fmt::format("eval {} {} {} {} {} {} {} {} {} {} {}", f.model, f.adapter, f.data, f.format, f.window, f.attention,
+                                 f.group, f.compat, f.max_tokens, f.request.dtype, f.document_mask);
+  for (const auto& context : f.contexts) text += fmt::format(" {}", context);
+  for (const auto& stride : f.strides) text += fmt::format(" /{}", stride);
+  return text;
+}
+
+int perplexity_command(EvalFlags flags, int threads) {
   std::vector<int64_t> contexts = contexts_of(flags.contexts);
   if (flags.window > 0) contexts = {flags.window};
   LONGLORA_CHECK(!contexts.empty(), usage, "no context given", "--context", "write for example --context 512,1024");
@@ -114,11 +125,14 @@ int perplexity_command(EvalFlags flags) {
   flags.request.model = flags.model;
   flags.request.adapter = flags.adapter;
   flags.request.longest = *std::max_element(contexts.begin(), contexts.end());
+  const std::unique_ptr<dist::Communicator> ranks = join_readers(described(flags), flags.request.device, threads, connect_agent_store);
+  const bool is_root = ranks->rank() == 0;
+  ranks->set_place("evaluation", 0);
   const ReadyModel ready = load_model(flags.request);
   const std::unique_ptr<Dataset> data = open_data(flags, ready, flags.request.longest);
   std::vector<const TokenSource*> sources;
   for (uint64_t i = 0; i < data->num_sources(); ++i) sources.push_back(&data->tokens(i));
-  show_start(ready, *sources.front());
+  if (is_root) show_start(ready, *sources.front());
   std::vector<PerplexityResult> results;
   for (size_t i = 0; i < contexts.size(); ++i) {
     const int64_t context = contexts[i];
@@ -126,10 +140,11 @@ int perplexity_command(EvalFlags flags) {
     options.rule = flags.compat.empty() ? WindowRule::sliding : WindowRule::longlora;
     options.document_mask = flags.document_mask;
     options.attention = attention_of(flags, ready);
-    options.progress = [context](int64_t done, int64_t total) { show_progress(context, done, total); };
+    options.ranks = ranks.get();
+    if (is_root) options.progress = [context](int64_t done, int64_t total) { show_progress(context, done, total); };
     results.push_back(perplexity(*ready.model, sources, options));
   }
-  print_out(flags.json ? as_json(flags, ready, *data, results) : as_text(flags, ready, results));
+  if (is_root) print_out(flags.json ? as_json(flags, ready, *data, results) : as_text(flags, ready, results));
   return 0;
 }
 
@@ -159,7 +174,7 @@ void add_perplexity(Program& p, CLI::App& eval) {
   command->add_option("--device", flags->request.device, "where to compute")->check(CLI::IsMember({"auto", "cpu", "cuda"}));
   command->add_flag("--document-mask", flags->document_mask, "attention and positions restart at each document");
   command->add_flag("--json", flags->json, "machine form");
-  command->callback([&p, flags] { p.action = [flags] { return perplexity_command(*flags); }; });
+  command->callback([&p, flags] { p.action = [&p, flags] { return perplexity_command(*flags, p.globals.threads); }; });
 }
 
 }  // namespace

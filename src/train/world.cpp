@@ -9,6 +9,7 @@
 #include "longlora/dist/join.h"
 #include "longlora/ops/accelerator.h"
 #include "longlora/train/environment.h"
+#include "longlora/train/readers.h"
 #include "longlora/train/version.h"
 
 namespace longlora {
@@ -33,6 +34,23 @@ dist::Backend backend_of(const TrainConfig& config, bool on_gpu) {
   return on_gpu && config.dist.backend == DistBackend::automatic ? dist::Backend::nccl : dist::Backend::tcp;
 }
 
+void warn_of_crowding(const dist::LaunchInfo& launch) {
+  if (compute_threads() * launch.local_world_size > cpu_info().physical_cores)
+    log_notice("{} ranks of {} threads share {} cores", launch.local_world_size, compute_threads(), cpu_info().physical_cores);
+}
+
+/// Its own GPU and its part of the cores for this rank.
+void share_host(const dist::LaunchInfo& launch, bool may_use_gpu, int threads) {
+  if (may_use_gpu) accelerator::select_device(launch.local_rank);
+  if (threads == 0) set_compute_threads(std::max(1, cpu_info().physical_cores / launch.local_world_size));
+  warn_of_crowding(launch);
+}
+
+std::unique_ptr<dist::BootstrapStore> store_of(const dist::LaunchInfo& launch, const ConnectStore& connect) {
+  if (!launch.agent_store || launch.one_host() || !launch.endpoint || !connect) return nullptr;
+  return connect(*launch.endpoint);
+}
+
 /// Ranks that share rows talk in every layer: they are whole groups on one host.
 void check_sequence_groups(const dist::LaunchInfo& launch, int64_t parts) {
   const auto text = [](int64_t n) { return std::to_string(n); };
@@ -52,11 +70,19 @@ dist::LaunchInfo find_launch(const TrainRequest& request, const TrainConfig& con
   if (launch.world_size == 1) return launch;
   LONGLORA_CHECK(config.dist.backend != DistBackend::single, config,
                  "dist.backend is single, and " + dist::describe(launch) + " is one of several ranks", "dist.backend", "use auto");
-  accelerator::select_device(launch.local_rank);
-  if (request.threads == 0) set_compute_threads(std::max(1, cpu_info().physical_cores / launch.local_world_size));
-  if (compute_threads() * launch.local_world_size > cpu_info().physical_cores)
-    log_notice("{} ranks of {} threads share {} cores", launch.local_world_size, compute_threads(), cpu_info().physical_cores);
+  share_host(launch, config.device != DeviceKind::cpu, request.threads);
   return launch;
+}
+
+std::unique_ptr<dist::Communicator> join_readers(const std::string& what, const std::string& device, int threads,
+                                                 const ConnectStore& connect_store) {
+  const dist::LaunchInfo launch = dist::detect_launch({}, dist::process_environment(), what);
+  if (launch.world_size == 1) return dist::single();
+  share_host(launch, device != "cpu", threads);
+  dist::JoinOptions options{.binary = binary_digest(), .config = sha256(what)};
+  const std::unique_ptr<dist::BootstrapStore> store = store_of(launch, connect_store);
+  options.store = store.get();
+  return dist::join_world(launch, options);
 }
 
 World join(const dist::LaunchInfo& launch, const TrainRequest& request, const TrainConfig& config, bool on_gpu) {
@@ -72,11 +98,8 @@ World join(const dist::LaunchInfo& launch, const TrainRequest& request, const Tr
                             .allow_mixed_binaries = request.allow_mixed_binaries,
                             .interface = request.interface,
                             .log_folder = std::filesystem::path(config.output_dir) / "logs"};
-  std::unique_ptr<dist::BootstrapStore> store;
-  if (launch.agent_store && !launch.one_host() && launch.endpoint && request.connect_store) {
-    store = request.connect_store(*launch.endpoint);
-    options.store = store.get();
-  }
+  const std::unique_ptr<dist::BootstrapStore> store = store_of(launch, request.connect_store);
+  options.store = store.get();
   options.device = accelerator::selected_device();
   options.collective_seconds = static_cast<double>(config.dist.timeout_seconds);
   if (on_gpu && options.backend == dist::Backend::tcp) log_warning("dist.backend tcp with a GPU: gradients go over the host");
@@ -103,8 +126,7 @@ void take_threads(const TrainRequest& request, int saved, const dist::LaunchInfo
   if (request.threads != 0 || saved <= 0 || saved == compute_threads()) return;
   set_compute_threads(saved);
   log_notice("{} compute threads a rank, as in the saved run", saved);
-  if (saved * launch.local_world_size > cpu_info().physical_cores)
-    log_notice("{} ranks of {} threads share {} cores", launch.local_world_size, saved, cpu_info().physical_cores);
+  warn_of_crowding(launch);
 }
 
 }  // namespace longlora

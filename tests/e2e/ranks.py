@@ -221,6 +221,20 @@ def metrics_so_far(out):
     return [json.loads(line) for line in lines]
 
 
+def evaluation_by_several_ranks():
+    """eval perplexity: the windows are shared, the numbers are those of one rank, only the root prints."""
+    with Workplace() as place:
+        config = settings(place, train={"steps": 2, "global_batch": 2, "micro_batch": 1}, tuning={"mode": "full"})
+        execute(train_line(config, place.path / "out"))
+        line = [PROGRAM, "--threads", "1", "eval", "perplexity", "--model", place.path / "out" / "model", "--data", place.path / "validation.txt",
+                "--context", "16,48", "--json"]
+        alone = execute(line).stdout
+        for ranks in (2, 3):
+            shared = execute([*launch(ranks), *line]).stdout
+            assert shared == alone, (ranks, shared, alone)
+        return f"the same line from 1, 2 and 3 ranks: {json.loads(alone)['contexts'][0]['perplexity']:.4f}"
+
+
 def survivors_say_what_they_saw():
     """kill -9 of rank 0: the others end within 5 s, and the lowest of them leaves its end beside the logs."""
     with Workplace() as place:
@@ -347,7 +361,7 @@ def two_hosts():
 
 
 if __name__ == "__main__":
-    tests = [every_number_of_ranks, every_launcher, shared_rows, walk_over_ranks_with_kills, a_stopped_rank_is_found, survivors_say_what_they_saw, wrong_worlds,
+    tests = [every_number_of_ranks, every_launcher, shared_rows, walk_over_ranks_with_kills, a_stopped_rank_is_found, evaluation_by_several_ranks, survivors_say_what_they_saw, wrong_worlds,
              a_stop_signal_saves_on_all_ranks, two_hosts]
     chosen = sys.argv[2:]
     main([test for test in tests if not chosen or test.__name__ in chosen])

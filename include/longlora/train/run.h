@@ -1,15 +1,13 @@
 #pragma once
 // The `train` command without its flags: configuration in, checkpoints, logs and the trained model out.
 #include <filesystem>
-#include <functional>
-#include <memory>
 #include <optional>
 #include <string>
 
 #include "longlora/config/config_io.h"
-#include "longlora/dist/join.h"
 #include "longlora/dist/launch_info.h"
 #include "longlora/train/observers.h"
+#include "longlora/train/readers.h"
 
 namespace longlora {
 
@@ -27,7 +25,7 @@ struct TrainRequest {
   dist::LaunchFlags launch;
   std::string interface;  // where rank 0 listens
   bool allow_mixed_binaries = false;
-  std::function<std::unique_ptr<dist::BootstrapStore>(const dist::Endpoint&)> connect_store;  // torchrun's, where it runs one
+  ConnectStore connect_store;  // torchrun's, where it runs one
 };
 
 /// Runs to the end (returns 0) or throws; ErrorKind::preempted after a requested stop with the state saved. Stop signals must be blocked.
