@@ -24,12 +24,6 @@ std::vector<BlockTable::Segment> BlockTable::segments(BlockRange range) const {
   return segments;
 }
 
-int64_t BlockTable::elements(BlockRange range) const {
-  int64_t sum = 0;
-  for (const Segment& s : segments(range)) sum += s.count;
-  return sum;
-}
-
 std::vector<HalvingRound> halving_rounds(int64_t num_blocks, int rank, int num_ranks) {
   LONGLORA_INVARIANT(std::has_single_bit(static_cast<unsigned>(num_ranks)));
   std::vector<HalvingRound> rounds;

@@ -23,7 +23,6 @@ class BlockTable {
   };
   /// Ascending, one per parameter that the range touches.
   std::vector<Segment> segments(BlockRange) const;
-  int64_t elements(BlockRange) const;
 
  private:
   std::vector<int64_t> elements_, first_block_;  // first_block_ has one more entry: the end

@@ -9,6 +9,7 @@
 #include "longlora/core/error.h"
 #include "longlora/core/json.h"
 #include "longlora/data/token_batch.h"
+#include "train/together.h"
 
 namespace longlora {
 namespace {
@@ -95,9 +96,7 @@ std::optional<std::vector<Score>> score_all(LlamaModel& model, const std::vector
   const bool in_step = model.options().weight_ranks != nullptr;  // frozen weights are gathered in every pass, by all ranks together
   std::vector<Score> mine(rounds), all(rounds * size), in_order;
   for (size_t round = 0; round < rounds; ++round) {
-    int64_t stop = options.stop_requested && options.stop_requested() ? 1 : 0;
-    ranks.max({&stop, 1});
-    if (stop != 0) return std::nullopt;
+    if (any_rank(ranks, options.stop_requested && options.stop_requested())) return std::nullopt;
     const size_t i = round * size + static_cast<size_t>(ranks.rank());
     if (i < windows.size())
       mine[round] = score(model, windows[i], options.document_mask, in_step);

@@ -224,17 +224,6 @@ bool Reducer::agree_on_failure(const std::exception_ptr& mine, int64_t step) {
        "rank " + std::to_string(s.me()) + " step " + std::to_string(step), "see the last line of rank " + std::to_string(finder));
 }
 
-bool Reducer::any(bool mine) {
-  int64_t flag = mine ? 1 : 0;
-  state_->ranks.max({&flag, 1});
-  return flag != 0;
-}
-
-int64_t Reducer::sum(int64_t mine) {
-  state_->ranks.sum({&mine, 1});
-  return mine;
-}
-
 void Reducer::check_replicas() {
   State& s = *state_;
   if (s.alone()) return;

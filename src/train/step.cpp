@@ -6,6 +6,7 @@
 #include "longlora/model/sequence.h"
 #include "longlora/train/device.h"
 #include "longlora/train/trainer.h"
+#include "train/together.h"
 
 namespace longlora {
 namespace {
@@ -97,7 +98,7 @@ void Trainer::end_all(const std::exception_ptr& failure) {
 void Trainer::keep_less(const std::exception_ptr& failure) {
   saved_ = SavedActivations();
   const bool has_cheaper = keep_less_ && keep_less_();
-  if (reducer_.any(!has_cheaper)) out_of_memory(failure);
+  if (any_rank(reducer_.ranks(), !has_cheaper)) out_of_memory(failure);
   ++step_downs_;
   log_warning("step {} ran out of memory: its rows are computed again, less is kept from now on", progress_.step + 1);
 }

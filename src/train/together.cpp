@@ -21,6 +21,12 @@ dist::Status status_of(const std::exception_ptr& error) {
 
 }  // namespace
 
+bool any_rank(dist::Communicator& ranks, bool mine) {
+  int64_t flag = mine ? 1 : 0;
+  ranks.max({&flag, 1});
+  return flag != 0;
+}
+
 ErrorKind kind_of_code(int64_t code) {
   for (const ExitCode& row : exit_codes())
     if (row.code == code) return row.kind;

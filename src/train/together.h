@@ -13,6 +13,8 @@ namespace longlora {
 void together(dist::Communicator&, const std::function<void()>& f);
 /// Rank 0 runs `f` while the others wait for it.
 void on_root(dist::Communicator&, const std::function<void()>& f);
+/// Whether any rank says so; the same answer on all.
+bool any_rank(dist::Communicator&, bool mine);
 /// The kind that a rank's exit code stands for; internal for a code that is none of ours.
 ErrorKind kind_of_code(int64_t code);
 /// The root's text on every rank.

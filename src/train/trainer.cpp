@@ -8,6 +8,7 @@
 #include "longlora/core/files.h"
 #include "longlora/core/json.h"
 #include "longlora/core/log.h"
+#include "train/together.h"
 
 namespace longlora {
 namespace {
@@ -31,12 +32,6 @@ std::string first_bad_tensor(const std::vector<Parameter*>& trainable) {
     if (!at::isfinite(p->master).all().item<bool>()) return p->name;
   }
   return "loss";
-}
-
-bool any_rank(dist::Communicator& ranks, bool mine) {
-  int64_t flag = mine ? 1 : 0;
-  ranks.max({&flag, 1});
-  return flag != 0;
 }
 
 std::string nonfinite_name(int64_t step, int rank) {

@@ -11,6 +11,7 @@
 #include "longlora/train/environment.h"
 #include "longlora/train/readers.h"
 #include "longlora/train/version.h"
+#include "train/together.h"
 
 namespace longlora {
 namespace {
@@ -112,9 +113,7 @@ World join(const dist::LaunchInfo& launch, const TrainRequest& request, const Tr
 }
 
 bool agree_on_weights(World& world, bool wanted_here) {
-  int64_t wanted = wanted_here ? 1 : 0;
-  world.all->max({&wanted, 1});
-  if (wanted == 0 || world.launch.world_size == 1) return false;
+  if (!any_rank(*world.all, wanted_here) || world.launch.world_size == 1) return false;
   LONGLORA_CHECK(!world.sequence || world.all->takes_device_memory(), config,
                  "frozen weights cannot be shared by ranks that share rows over this transport", "dist.shard_weights",
                  "set dist.shard_weights: none or dist.sequence_parallel: 1");

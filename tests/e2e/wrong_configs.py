@@ -7,33 +7,27 @@ import time
 from support import Workplace, check_error_line, main, model_config, run
 
 LIMIT_SECONDS = 0.5
-LIMIT_IN_STARTS = 2  # on a machine that other work slows down: times a bare start of the program
-
-
-def cost(*arguments, expect):
-    """Clock and processor seconds of one call of the program."""
-    started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = run(*arguments, expect=expect)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return done, time.monotonic() - started, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def refused(place, config, code, *fragments, arguments=()):
-    """Best of six. On a machine that is busy with other work the processor time decides instead of the clock; on one that other work slows
-    down, its ratio to a bare start of the program (loading its libraries), measured call by call beside it."""
-    best = best_cpu = bare = float("inf")
-    for _ in range(6):
-        done, clock, cpu = cost("train", "-c", config, *arguments, expect=code)
-        best, best_cpu = min(best, clock), min(best_cpu, cpu)
+    """Best of five, on a machine that other work slows down of up to twelve a second apart. The processor time of the program decides
+    instead of the clock where that is busy with others."""
+    best = best_cpu = float("inf")
+    for attempt in range(12):
+        if attempt >= 5:
+            time.sleep(1)
+        started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = run("train", "-c", config, *arguments, expect=code)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        best = min(best, time.monotonic() - started)
+        best_cpu = min(best_cpu, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         if min(best, best_cpu) < LIMIT_SECONDS:
             break
-        bare = min(bare, cost("--version", expect=0)[2])
     check_error_line(done.stderr)
     for fragment in fragments:
         assert fragment in done.stderr, f"{fragment!r} not in {done.stderr}"
     assert not list((place.path / "out").glob("checkpoints/*"))
-    in_time = min(best, best_cpu) < LIMIT_SECONDS or best_cpu < LIMIT_IN_STARTS * bare
-    assert in_time, f"{best:.2f} s, {best_cpu:.2f} s of processor time, a bare start {bare:.2f} s"
+    assert min(best, best_cpu) < LIMIT_SECONDS, f"{best:.2f} s, {best_cpu:.2f} s of processor time"
     return f"ok ({best:.2f} s, {best_cpu:.2f} s of processor time)"
 
 

@@ -38,8 +38,6 @@ class Reducer : public StateShards {
   /// An error on any rank ends the step on all before anything moves: rethrown where it happened, the same kind elsewhere.
   /// True: a rank ran out of memory and none failed otherwise.
   bool agree_on_failure(const std::exception_ptr& mine, int64_t step);
-  bool any(bool mine);
-  int64_t sum(int64_t mine);
   /// Replicas must be equal: compares lanes of every trainable weight. A difference is ErrorKind::internal naming tensor and rank.
   void check_replicas();
 
