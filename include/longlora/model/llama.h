@@ -13,15 +13,13 @@
 #include "longlora/config/train_config.h"
 #include "longlora/model/parameter.h"
 #include "longlora/ops/cross_entropy.h"
+#include "longlora/plan/layer_memory.h"
 
 namespace longlora {
 
 namespace dist {
 class Communicator;
 }
-
-/// What one layer keeps between forward and backward (docs/memory.md): decides what is kept, never what is computed.
-enum class KeepPolicy : uint8_t { checkpoint, save_attention, save_all };
 
 struct ModelOptions {
   ComputeType compute = ComputeType::fp32;        // bf16 or fp32 (resolved, never automatic)
