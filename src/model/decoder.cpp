@@ -17,7 +17,7 @@ struct Decoder::State {
   std::vector<Cache> layers;
 
   LayerContext context(int64_t count, const IntList& positions) const;
-  void run_layer(int64_t layer, const LayerContext&, at::Tensor& x_NC);
+  void run_layer(int64_t layer, LayerContext, at::Tensor& x_NC);
   at::Tensor append_tile(std::span<const int32_t> ids);
 };
 
@@ -27,17 +27,19 @@ LayerContext Decoder::State::context(int64_t count, const IntList& positions) co
                  .tensors = model->tensors,
                  .rope = &model->rope,
                  .positions = &positions,
-                 .merge = model->merge_for(count, 0),
-                 .work = &model->work};
+                 .merge = model->merge_for(count, 0)};
   c.layout = {.kind = AttentionKind::full, .tokens = length + count, .num_plain = model->config.num_heads, .q_begin = length};
   return c;
 }
 
-void Decoder::State::run_layer(int64_t number, const LayerContext& c, at::Tensor& x_NC) {
+void Decoder::State::run_layer(int64_t number, LayerContext c, at::Tensor& x_NC) {
   const Layer& layer = model->parameters.layers[static_cast<size_t>(number)];
   Cache& cache = layers[static_cast<size_t>(number)];
-  LayerBuffers nothing;
-  LayerActivations a = layer.open_forward(c, KeepPolicy::checkpoint, nothing, x_NC);
+  LayerShape shape = model->base_shape(1, c.tokens);
+  shape.merged = c.merge == Merge::yes;
+  LayerWorkspace work(model->arena, workspace_bytes(shape, {}, LayerPass::forward));
+  c.work = &work;
+  LayerActivations a = layer.open(c, {}, LayerPass::forward, {});
   const RowTile tile{0, c.tokens};
   const LayerWeights weights = model->store->acquire(number);
   model->store->prefetch(number + 1);
@@ -59,7 +61,8 @@ at::Tensor Decoder::State::append_tile(std::span<const int32_t> ids) {
   const auto count = static_cast<int64_t>(ids.size());
   std::vector<int32_t> positions;
   for (int64_t i = 0; i < count; ++i) positions.push_back(static_cast<int32_t>(length + i));
-  at::Tensor x_NC = model->stream.view({count, model->config.hidden_size}, model->tensors);
+  model->clear_activations();
+  at::Tensor x_NC = model->arena.take(Arena::End::bottom, {count, model->config.hidden_size}, model->tensors);
   embedding_forward(model->parameters.embedding->weight, ids, x_NC);
   IntList staged = positions;
   staged.stage(model->options.device);
@@ -92,7 +95,8 @@ at::Tensor Decoder::append(std::span<const int32_t> ids) {
   for (size_t begin = 0; begin < ids.size(); begin += tile)
     hidden_NC = s.append_tile(ids.subspan(begin, std::min(tile, ids.size() - begin)));
   const int64_t last = hidden_NC.size(0) - 1;
-  return s.model->logits_of(hidden_NC, std::span<const int64_t>(&last, 1))
+  HeadWorkspace work = s.model->head_workspace(1);
+  return s.model->logits_of(hidden_NC, std::span<const int64_t>(&last, 1), work)
       .view({-1})
       .to(at::kCPU, at::kFloat, /*non_blocking=*/false, /*copy=*/true);
 }

@@ -69,13 +69,25 @@ int64_t LlamaModel::State::loss_chunk_rows() const {
   return std::min(options.row_tile, fit >= 128 ? fit / 128 * 128 : std::max<int64_t>(1, fit));
 }
 
-at::Tensor LlamaModel::State::logits_of(const at::Tensor& hidden_NC, const RowList& index) {
+HeadWorkspace::HeadWorkspace(Arena& arena, const LossBytes& bytes) : scope(arena, Arena::End::top) {
+  const std::pair<Buffer*, int64_t> places[] = {
+      {&hidden, bytes.hidden}, {&norm, bytes.norm}, {&logits, bytes.logits}, {&product, bytes.product}, {&nll, bytes.nll}};
+  for (const auto& [buffer, size] : places)
+    if (size > 0) *buffer = Buffer(arena.take(Arena::End::top, size));
+}
+
+HeadWorkspace LlamaModel::State::head_workspace(int64_t rows) {
+  const LossShape loss{.chunk_rows = loss_chunk_rows(), .vocabulary = config.vocab_size, .head_trained = parameters.head->trainable};
+  return {arena, loss_bytes(base_shape(1, rows), loss)};
+}
+
+at::Tensor LlamaModel::State::logits_of(const at::Tensor& hidden_NC, const RowList& index, HeadWorkspace& work) {
   const int64_t count = index.size();
-  at::Tensor x_RC = head_hidden.view({count, config.hidden_size}, tensors), n_RC = head_norm.view({count, config.hidden_size}, tensors);
+  at::Tensor x_RC = work.hidden.view({count, config.hidden_size}, tensors), n_RC = work.norm.view({count, config.hidden_size}, tensors);
   gather_rows(hidden_NC, index, x_RC);
   rms_norm_forward(x_RC, parameters.final_norm->weight, config.rms_norm_eps, n_RC);
   const at::TensorOptions logits_options = options.device.is_cpu() ? tensors : tensors.dtype(at::kFloat);
-  at::Tensor logits_RV = head_logits.view({count, config.vocab_size}, logits_options);
+  at::Tensor logits_RV = work.logits.view({count, config.vocab_size}, logits_options);
   wide_product(logits_RV, n_RC, parameters.head->weight.t());
   return logits_RV;
 }
@@ -86,16 +98,17 @@ LossSum LlamaModel::loss_backward(at::Tensor& hidden_BTC, const at::Tensor& labe
   at::Tensor hidden_NC = hidden_BTC.view({-1, s.config.hidden_size});
   const std::span<const int32_t> labels = labels_of(labels_BT, hidden_NC.size(0));
   const Targets targets(labels, s.options.device);
-  at::Tensor nll_N = at::empty({targets.count()}, s.tensors.dtype(at::kFloat));
+  HeadWorkspace work = s.head_workspace(hidden_NC.size(0));
+  at::Tensor nll_N = work.nll.view({targets.count()}, s.tensors.dtype(at::kFloat));
   Parameter &head = *s.parameters.head, &norm = *s.parameters.final_norm;
   for_chunks(targets.count(), s.loss_chunk_rows(), [&](int64_t first, int64_t count) {
     const RowList rows = targets.row_list.part(first, count);
-    at::Tensor logits_RV = s.logits_of(hidden_NC, rows), nll_R = nll_N.narrow(0, first, count);
+    at::Tensor logits_RV = s.logits_of(hidden_NC, rows, work), nll_R = nll_N.narrow(0, first, count);
     const at::Tensor d_logits_RV =
         cross_entropy_forward_backward(logits_RV, targets.label_list.part(first, count), scale, s.compute_type(), nll_R);
-    at::Tensor x_RC = s.head_hidden.view({count, s.config.hidden_size}, s.tensors);
-    at::Tensor n_RC = s.head_norm.view(x_RC.sizes(), s.tensors);
-    if (head.trainable) accumulate_product(head.grad, d_logits_RV, n_RC, 1.0, s.head_product);
+    at::Tensor x_RC = work.hidden.view({count, s.config.hidden_size}, s.tensors);
+    at::Tensor n_RC = work.norm.view(x_RC.sizes(), s.tensors);
+    if (head.trainable) accumulate_product(head.grad, d_logits_RV, n_RC, 1.0, work.product);
     at::mm_out(n_RC, d_logits_RV, head.weight);  // d_norm over norm
     at::Tensor d_norm_C = norm.grad;
     rms_norm_backward(x_RC, norm.weight, s.config.rms_norm_eps, n_RC, n_RC, d_norm_C, Accumulate::no);
@@ -111,10 +124,11 @@ at::Tensor LlamaModel::negative_log_likelihood(const ModelInput& input) {
   s.open(input, State::Dropout::off, pass);
   const Targets targets(labels_of(input.labels_BT, pass.rows * pass.tokens), s.options.device);
   const at::Tensor hidden_NC = s.run_without_gradients(pass);
-  at::Tensor nll_N = at::empty({targets.count()}, s.tensors.dtype(at::kFloat));
+  HeadWorkspace work = s.head_workspace(targets.count());
+  at::Tensor nll_N = work.nll.view({targets.count()}, s.tensors.dtype(at::kFloat));
   for_chunks(targets.count(), s.loss_chunk_rows(), [&](int64_t first, int64_t count) {
     at::Tensor nll_R = nll_N.narrow(0, first, count);
-    cross_entropy_forward(s.logits_of(hidden_NC, targets.row_list.part(first, count)), targets.label_list.part(first, count), nll_R);
+    cross_entropy_forward(s.logits_of(hidden_NC, targets.row_list.part(first, count), work), targets.label_list.part(first, count), nll_R);
   });
   const at::Tensor on_host_N = nll_N.cpu();
   at::Tensor result_BT = at::zeros({pass.rows, pass.tokens}, at::TensorOptions().dtype(at::kFloat));
@@ -136,9 +150,10 @@ at::Tensor LlamaModel::logits(const ModelInput& input, std::span<const int64_t> 
       LONGLORA_INVARIANT(position >= 0 && position < pass.tokens);
       index.push_back(row * pass.tokens + position);
     }
+  HeadWorkspace work = s.head_workspace(pass.rows * count);
   at::Tensor result_NV = at::empty({pass.rows * count, s.config.vocab_size}, at::TensorOptions().dtype(at::kFloat));
   for_chunks(pass.rows * count, s.loss_chunk_rows(), [&](int64_t first, int64_t rows) {
-    result_NV.narrow(0, first, rows).copy_(s.logits_of(hidden_NC, RowList(index).part(first, rows)));
+    result_NV.narrow(0, first, rows).copy_(s.logits_of(hidden_NC, RowList(index).part(first, rows), work));
   });
   return result_NV.view({pass.rows, count, s.config.vocab_size});
 }

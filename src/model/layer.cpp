@@ -10,7 +10,7 @@ namespace {
 at::Tensor rows_of(const at::Tensor& t_NX, RowTile tile) { return t_NX.narrow(0, tile.begin, tile.rows()); }
 
 LinearCall call_of(const LayerContext& c, RowTile tile) {
-  return {.scratch = c.work->linear, .dropout = &c.dropout, .first_row = tile.begin};
+  return {.scratch = c.work->linear, .dropout = &c.dropout, .first_row = c.first_row + tile.begin};
 }
 
 }  // namespace
@@ -27,35 +27,27 @@ Layer::Layer(const ModelConfig& config)
 void Layer::forward(const LayerWeights& weights, const LayerContext& c, LayerActivations& a, at::Tensor& y_NC) const {
   const accelerator::Range range("layer forward");
   const Prepared w = prepare(weights, c);
-  for (const RowTile tile : *c.tiles) {
-    at::Tensor qkv_RE = rows_of(a.qkv_NE, tile);
-    project_qkv(w, c, tile, rows_of(a.x_NC, tile), qkv_RE);
-  }
+  if (a.policy.streamed) return forward_blocks(w, c, a, y_NC);
+  if (a.offloaded != nullptr) a.offloaded->keep(c.layer, c.first_row, a.x_NC);
+  project(w, c, a.x_NC, a.qkv_NE);
   if (c.sequence != nullptr) fetch_halo(c, a);
   attend(c, a);
-  for (const RowTile tile : *c.tiles) {
-    at::Tensor y_RC = rows_of(y_NC, tile);
-    at::Tensor h_RC = a.h_NC.defined() ? rows_of(a.h_NC, tile) : y_RC;
-    at::Tensor gate_up_RG = a.gate_up_NG.defined() ? rows_of(a.gate_up_NG, tile) : gate_up_buffer(c, tile);
-    add_attention(w, c, tile, rows_of(a.x_NC, tile), rows_of(a.o_NQ, tile), h_RC);
-    expand(w, c, tile, h_RC, gate_up_RG);
-    contract(w, c, tile, h_RC, gate_up_RG, y_RC);
-  }
+  if (a.offloaded != nullptr) a.offloaded->let_overwrite();
+  finish(w, c, a, y_NC);
 }
 
 void Layer::backward(const LayerWeights& weights, const LayerContext& c, LayerActivations& a, at::Tensor& d_NC, WantInput want) const {
   const accelerator::Range range("layer backward");
   const Prepared w = prepare(weights, c);
-  restore_attention(w, c, a);  // same functions, same bits
-  for (auto tile = c.tiles->rbegin(); tile != c.tiles->rend(); ++tile) {
-    at::Tensor d_RC = rows_of(d_NC, *tile);
-    mlp_backward(w, c, *tile, a, d_RC);  // d: of y -> of h; d_o
-  }
-  attention_backward(c, a);  // d_q over q, d_k and d_v beside
-  for (auto tile = c.tiles->rbegin(); tile != c.tiles->rend(); ++tile) {
-    at::Tensor d_RC = rows_of(d_NC, *tile);
-    qkv_backward(w, c, *tile, a, d_RC, want);  // d: of h -> of x
-  }
+  if (a.policy.streamed) return backward_blocks(w, c, a, d_NC, want);
+  if (a.offloaded != nullptr) a.x_NC = a.offloaded->fetch(c.layer, c.first_row);
+  if (a.policy.keep != KeepPolicy::save_all) project(w, c, a.x_NC, a.qkv_NE);  // same functions, same bits
+  if (c.sequence != nullptr) fetch_halo(c, a);  // whatever the policy: ranks may keep differently, messages must not
+  if (a.policy.keep == KeepPolicy::checkpoint) attend(c, a);
+  mlp_backward(w, c, a, d_NC);        // d: of y -> of h; d_o
+  attention_backward(c, a);           // d_q over q, d_k and d_v beside
+  qkv_backward(w, c, a, d_NC, want);  // d: of h -> of x
+  if (a.offloaded != nullptr) a.offloaded->drop();
 }
 
 // ---- forward pieces
@@ -72,14 +64,32 @@ void Layer::project_qkv(const Prepared& w, const LayerContext& c, RowTile tile, 
   rms_norm_forward(x_RC, norm1.weight_C, eps_, n_RC);
   linear_forward(w.qkv, call_of(c, tile), n_RC, qkv_RE);
   at::Tensor rotated_RHD = qkv_RE.view({tile.rows(), -1, head_dim_}).narrow(1, 0, num_heads_ + num_kv_heads_);
-  rope_forward(*c.rope, *c.positions, tile.begin, rotated_RHD);
+  rope_forward(*c.rope, *c.positions, c.first_row + tile.begin, rotated_RHD);
 }
 
-void Layer::attend(const LayerContext& c, LayerActivations& a) const {
+void Layer::project(const Prepared& w, const LayerContext& c, const at::Tensor& x_NC, at::Tensor qkv_NE) const {
+  for (const RowTile tile : *c.tiles) {
+    at::Tensor qkv_RE = rows_of(qkv_NE, tile);
+    project_qkv(w, c, tile, rows_of(x_NC, tile), qkv_RE);
+  }
+}
+
+void Layer::attend(const LayerContext& c, const LayerActivations& a) const {
   if (c.sequence != nullptr) return attend_part(c, a);
-  at::Tensor o_BTHD = heads(a.o_NQ, c.rows, c.tokens, 0, num_heads_);
+  at::Tensor o_BTHD = heads(a.o_NQ, c.rows, c.tokens, 0, num_heads_), lse_BHT = a.lse_BHT;
   s2_attention_forward(c.layout, query(a.qkv_NE, c.rows, c.tokens), key(a.qkv_NE, c.rows, c.tokens), value(a.qkv_NE, c.rows, c.tokens),
-                       o_BTHD, a.lse_BHT);
+                       o_BTHD, lse_BHT);
+}
+
+void Layer::finish(const Prepared& w, const LayerContext& c, const LayerActivations& a, at::Tensor& y_NC) const {
+  for (const RowTile tile : *c.tiles) {
+    at::Tensor y_RC = rows_of(y_NC, tile);
+    at::Tensor h_RC = a.h_NC.defined() ? rows_of(a.h_NC, tile) : y_RC;
+    at::Tensor gate_up_RG = a.gate_up_NG.defined() ? rows_of(a.gate_up_NG, tile) : gate_up_buffer(c, tile);
+    add_attention(w, c, tile, rows_of(a.x_NC, tile), rows_of(a.o_NQ, tile), h_RC);
+    expand(w, c, tile, h_RC, gate_up_RG);
+    contract(w, c, tile, h_RC, gate_up_RG, y_RC);
+  }
 }
 
 void Layer::add_attention(const Prepared& w, const LayerContext& c, RowTile tile, const at::Tensor& x_RC, const at::Tensor& o_RQ,
@@ -104,22 +114,18 @@ void Layer::contract(const Prepared& w, const LayerContext& c, RowTile tile, con
 
 // ---- backward pieces
 
-void Layer::restore_attention(const Prepared& w, const LayerContext& c, LayerActivations& a) const {
-  if (a.policy != KeepPolicy::save_all) {
-    for (const RowTile tile : *c.tiles) {
-      at::Tensor qkv_RE = rows_of(a.qkv_NE, tile);
-      project_qkv(w, c, tile, rows_of(a.x_NC, tile), qkv_RE);
-    }
+void Layer::mlp_backward(const Prepared& w, const LayerContext& c, const LayerActivations& a, at::Tensor& d_NC) const {
+  for (auto tile = c.tiles->rbegin(); tile != c.tiles->rend(); ++tile) {
+    at::Tensor d_RC = rows_of(d_NC, *tile);
+    mlp_backward(w, c, *tile, a, d_RC);
   }
-  if (c.sequence != nullptr) fetch_halo(c, a);  // whatever the policy: ranks may keep differently, messages must not
-  if (a.policy == KeepPolicy::checkpoint) attend(c, a);
 }
 
 void Layer::mlp_backward(const Prepared& w, const LayerContext& c, RowTile tile, const LayerActivations& a, at::Tensor& d_RC) const {
   const LinearCall call = call_of(c, tile);
   const at::Tensor o_RQ = rows_of(a.o_NQ, tile);
   at::Tensor h_RC, gate_up_RG, m_RF, n_RC = tile_buffer(c.work->norm, c, tile, hidden_);
-  if (a.policy == KeepPolicy::save_all) {
+  if (a.policy.keep == KeepPolicy::save_all) {
     h_RC = rows_of(a.h_NC, tile);
     gate_up_RG = rows_of(a.gate_up_NG, tile);
     if (gate_up.backward_needs_input()) rms_norm_forward(h_RC, norm2.weight_C, eps_, n_RC);
@@ -137,33 +143,37 @@ void Layer::mlp_backward(const Prepared& w, const LayerContext& c, RowTile tile,
   linear_backward(w.gate_up, call, n_RC, gate_up_RG, d_n_RC);
   rms_norm_backward(h_RC, norm2.weight_C, eps_, d_n_RC, d_RC, d_norm2_C);
 
-  at::Tensor d_o_RQ = rows_of(c.work->d_o.view({c.rows * c.tokens, num_heads_ * head_dim_}, c.tensors), tile);
+  at::Tensor d_o_RQ = rows_of(a.d_o_NQ, tile);
   linear_backward(w.o, call, o_RQ, d_RC, d_o_RQ);
 }
 
 void Layer::attention_backward(const LayerContext& c, LayerActivations& a) const {
   if (c.sequence != nullptr) return part_backward(c, a);
-  const int64_t rows = c.rows * c.tokens;
-  const at::Tensor d_kv_NX = c.work->d_kv.view({rows, 2 * num_kv_heads_ * head_dim_}, c.tensors);
-  const at::Tensor q_BTHD = query(a.qkv_NE, c.rows, c.tokens), d_o_NQ = c.work->d_o.view({rows, num_heads_ * head_dim_}, c.tensors);
+  const at::Tensor q_BTHD = query(a.qkv_NE, c.rows, c.tokens);
   at::Tensor d_q_BTHD = q_BTHD;  // d_q over q: attention finishes with q first
-  at::Tensor d_k_BTKD = heads(d_kv_NX, c.rows, c.tokens, 0, num_kv_heads_),
-             d_v_BTKD = heads(d_kv_NX, c.rows, c.tokens, num_kv_heads_, num_kv_heads_);
-  at::Tensor delta = c.work->delta.view({attention_workspace_elements(c.rows, c.tokens, num_heads_)}, c.tensors.dtype(at::kFloat));
+  at::Tensor d_k_BTKD = heads(a.d_kv_NX, c.rows, c.tokens, 0, num_kv_heads_),
+             d_v_BTKD = heads(a.d_kv_NX, c.rows, c.tokens, num_kv_heads_, num_kv_heads_);
+  at::Tensor delta = a.delta_BHT.view({attention_workspace_elements(c.rows, c.tokens, num_heads_)});
   s2_attention_backward(c.layout, q_BTHD, key(a.qkv_NE, c.rows, c.tokens), value(a.qkv_NE, c.rows, c.tokens),
-                        heads(a.o_NQ, c.rows, c.tokens, 0, num_heads_), a.lse_BHT, heads(d_o_NQ, c.rows, c.tokens, 0, num_heads_), d_q_BTHD,
-                        d_k_BTKD, d_v_BTKD, delta);
+                        heads(a.o_NQ, c.rows, c.tokens, 0, num_heads_), a.lse_BHT, heads(a.d_o_NQ, c.rows, c.tokens, 0, num_heads_),
+                        d_q_BTHD, d_k_BTKD, d_v_BTKD, delta);
+}
+
+void Layer::qkv_backward(const Prepared& w, const LayerContext& c, const LayerActivations& a, at::Tensor& d_NC, WantInput want) const {
+  for (auto tile = c.tiles->rbegin(); tile != c.tiles->rend(); ++tile) {
+    at::Tensor d_RC = rows_of(d_NC, *tile);
+    qkv_backward(w, c, *tile, a, d_RC, want);
+  }
 }
 
 void Layer::qkv_backward(const Prepared& w, const LayerContext& c, RowTile tile, const LayerActivations& a, at::Tensor& d_RC,
                          WantInput want) const {
   at::Tensor d_qkv_RE = rows_of(a.qkv_NE, tile);
   const at::Tensor all_RHD = d_qkv_RE.view({tile.rows(), -1, head_dim_});
-  const at::Tensor d_kv_RXD =
-      rows_of(c.work->d_kv.view({c.rows * c.tokens, 2 * num_kv_heads_ * head_dim_}, c.tensors), tile).view({tile.rows(), -1, head_dim_});
+  const at::Tensor d_kv_RXD = rows_of(a.d_kv_NX, tile).view({tile.rows(), -1, head_dim_});
   at::Tensor d_q_RHD = all_RHD.narrow(1, 0, num_heads_), d_k_RKD = all_RHD.narrow(1, num_heads_, num_kv_heads_);
-  rope_backward(*c.rope, *c.positions, tile.begin, d_q_RHD, d_q_RHD);
-  rope_backward(*c.rope, *c.positions, tile.begin, d_kv_RXD.narrow(1, 0, num_kv_heads_), d_k_RKD);
+  rope_backward(*c.rope, *c.positions, c.first_row + tile.begin, d_q_RHD, d_q_RHD);
+  rope_backward(*c.rope, *c.positions, c.first_row + tile.begin, d_kv_RXD.narrow(1, 0, num_kv_heads_), d_k_RKD);
   all_RHD.narrow(1, num_heads_ + num_kv_heads_, num_kv_heads_).copy_(d_kv_RXD.narrow(1, num_kv_heads_, num_kv_heads_));
 
   const at::Tensor x_RC = rows_of(a.x_NC, tile);

@@ -80,7 +80,7 @@ void Layer::fetch_halo(const LayerContext& c, const LayerActivations& a) const {
   window.select(0, 1).narrow(1, e.half, e.first).copy_(v_BTKD.narrow(1, 0, e.first));
 }
 
-void Layer::attend_part(const LayerContext& c, LayerActivations& a) const {
+void Layer::attend_part(const LayerContext& c, const LayerActivations& a) const {
   const Edges e = edges_of(c);
   const at::Tensor q_BTHD = query(a.qkv_NE, c.rows, c.tokens), o_BTHD = heads(a.o_NQ, c.rows, c.tokens, 0, num_heads_);
   const auto attend_queries = [&](const AttentionLayout& layout, int64_t first, int64_t count, const at::Tensor& k, const at::Tensor& v) {
@@ -124,21 +124,19 @@ AttentionCarry Layer::trade_halo_sums(const LayerContext& c, const AttentionWind
 
 void Layer::part_backward(const LayerContext& c, LayerActivations& a) const {
   const Edges e = edges_of(c);
-  const int64_t rows = c.rows * c.tokens, last = empty(e.out) ? 0 : e.half, before = c.tokens - last;
-  const at::Tensor d_kv_NX = c.work->d_kv.view({rows, 2 * num_kv_heads_ * head_dim_}, c.tensors);
-  const at::Tensor d_o_NQ = c.work->d_o.view({rows, num_heads_ * head_dim_}, c.tensors);
+  const int64_t last = empty(e.out) ? 0 : e.half, before = c.tokens - last;
   AttentionWindow own{query(a.qkv_NE, c.rows, c.tokens),
                       key(a.qkv_NE, c.rows, c.tokens),
                       value(a.qkv_NE, c.rows, c.tokens),
-                      heads(d_o_NQ, c.rows, c.tokens, 0, num_heads_),
+                      heads(a.d_o_NQ, c.rows, c.tokens, 0, num_heads_),
                       a.lse_BHT,
-                      c.work->delta.view({c.rows, num_heads_, c.tokens}, c.tensors.dtype(at::kFloat))};
+                      a.delta_BHT};
   s2_attention_delta(c.layout, heads(a.o_NQ, c.rows, c.tokens, 0, num_heads_), own.d_o_BTHD, own.delta_BHT);
   const AttentionWindow first = e.first > 0 ? first_window(c, own, e) : AttentionWindow{};
   const AttentionCarry start = trade_halo_sums(c, first, e);
   const auto differentiate_keys = [&](int64_t begin, int64_t count, const AttentionCarry& sums) {
-    at::Tensor d_k_BTKD = heads(d_kv_NX, c.rows, c.tokens, 0, num_kv_heads_).narrow(1, begin, count);
-    at::Tensor d_v_BTKD = heads(d_kv_NX, c.rows, c.tokens, num_kv_heads_, num_kv_heads_).narrow(1, begin, count);
+    at::Tensor d_k_BTKD = heads(a.d_kv_NX, c.rows, c.tokens, 0, num_kv_heads_).narrow(1, begin, count);
+    at::Tensor d_v_BTKD = heads(a.d_kv_NX, c.rows, c.tokens, num_kv_heads_, num_kv_heads_).narrow(1, begin, count);
     s2_attention_backward_keys(moved(c.layout, 0, begin), keys_of(own, begin, count), sums, d_k_BTKD, d_v_BTKD);
   };
   if (before > 0) differentiate_keys(0, before, {});

@@ -17,11 +17,6 @@
 
 namespace longlora {
 
-struct SavedActivations::Layers {
-  std::vector<LayerBuffers> layers;
-  Buffer hidden;  // output of the last layer, then its gradient, in place down to the embedding
-};
-
 /// One micro-batch, checked: what every layer's context is made from.
 struct Pass {
   int64_t rows = 0, tokens = 0;
@@ -30,6 +25,14 @@ struct Pass {
   std::vector<RowTile> tiles;
   std::optional<SequenceContext> sequence;  // the rows are parts
   LayerContext context;                     // of layer 0
+  LayerShape shape;
+};
+
+/// Buffers of final norm, head and loss for one chunk of rows, cut out of the top of the arena.
+struct HeadWorkspace {
+  HeadWorkspace(Arena&, const LossBytes&);
+  ArenaScope scope;
+  Buffer hidden, norm, logits, product, nll;
 };
 
 struct LlamaModel::State {
@@ -42,22 +45,33 @@ struct LlamaModel::State {
   RopeTable rope;
   AttentionSettings attention;
   dist::Communicator* sequence_group = nullptr;
-  std::vector<KeepPolicy> policies;
-  LayerWorkspace work;
-  Buffer stream;  // hidden state of passes that keep nothing
-  Buffer head_hidden, head_norm, head_logits, head_product;
-  at::TensorOptions tensors;  // of activations: compute dtype, device
+  std::vector<LayerPolicy> policies;
+  Arena arena;  // of activations
+  OffloadedInputs offloaded;
+  std::vector<KeptActivations> kept;  // between forward and backward
+  std::vector<int64_t> kept_begin;    // by layer: where its part of the arena begins
+  bool is_between = false;            // `kept` waits for its backward
+  at::TensorOptions tensors;          // of activations: compute dtype, device
 
   enum class Dropout { off, on };
   /// Checks shapes and builds the pass. `pass` must not move afterwards: contexts point into it.
   void open(const ModelInput&, Dropout, Pass& pass);
   LayerContext context_of(const Pass&, int64_t layer) const;
+  LayerShape base_shape(int64_t rows, int64_t tokens) const;
+  LayerShape shape_of(const Pass&) const;
+  /// As set, streamed only where the rows of this pass can be.
+  LayerPolicy policy_of(const Pass&, int64_t layer) const;
+  /// A pass begins: nothing of an earlier one lives on.
+  void clear_activations();
   /// Which part of their rows this rank's tokens are; nullopt for whole rows.
   std::optional<SequenceContext> sequence_of(const ModelInput&) const;
-  /// Embedding and layers without keeping anything: [N, C] in `stream`.
+  /// Embedding and layers without keeping anything: [N, C], valid until the next pass.
   at::Tensor run_without_gradients(const Pass&);
-  /// Logits of rows `index` of hidden_NC (normalised into head_norm), in head_logits: in the compute dtype on the CPU, fp32 on a device.
-  at::Tensor logits_of(const at::Tensor& hidden_NC, const RowList& index);
+  void run_layer(const Pass&, int64_t layer, const at::Tensor& x_NC);
+  /// For logits of at most `rows` rows at a time, and a loss a row.
+  HeadWorkspace head_workspace(int64_t rows);
+  /// Logits of rows `index` of hidden_NC (normalised into `work.norm`): in the compute dtype on the CPU, fp32 on a device.
+  at::Tensor logits_of(const at::Tensor& hidden_NC, const RowList& index, HeadWorkspace& work);
   int64_t loss_chunk_rows() const;
   at::ScalarType compute_type() const { return c10::typeMetaToScalarType(tensors.dtype()); }
   /// Merged adapters pay from 128 rows on; in bf16 they would round small updates away, with dropout they are not linear.

@@ -110,8 +110,8 @@ bool replan_with_less(PreparedRun& run) {
   }
 }
 
-std::vector<KeepPolicy> keep_policies(const MemoryPlan& memory) {
-  std::vector<KeepPolicy> policies;
+std::vector<LayerPolicy> keep_policies(const MemoryPlan& memory) {
+  std::vector<LayerPolicy> policies;
   for (const std::string& name : memory.layer_policy) {
     policies.push_back(name == "save_all"         ? KeepPolicy::save_all
                        : name == "save_attention" ? KeepPolicy::save_attention
@@ -157,7 +157,7 @@ std::unique_ptr<LlamaModel> make_model(const PreparedRun& run, Digest& weights_d
     weights_digest = lanes_digest(load_base_weights(*model, *run.base, config.weights_check_finite));
   }
   if (config.tuning.mode == TuningMode::lora) model->initialise_lora();
-  if (!run.memory.layer_policy.empty()) model->set_keep_policies(keep_policies(run.memory));
+  if (!run.memory.layer_policy.empty()) model->set_policies(keep_policies(run.memory));
   return model;
 }
 

@@ -165,7 +165,7 @@ class Run {
     const int64_t first_step = start.step;
     const auto keep_less = [&] {
       if (!replan_with_less(run_)) return false;
-      model.set_keep_policies(keep_policies(run_.memory));
+      model.set_policies(keep_policies(run_.memory));
       if (run_.device.is_gpu()) accelerator::release_unused();
       folder_.say("policy     " + run_.memory.policy_summary());
       return true;

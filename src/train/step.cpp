@@ -70,9 +70,9 @@ std::vector<LossSum> Trainer::accumulate(const std::vector<TokenBatch>& shards, 
   for (const TokenBatch& shard : shards) {
     const ModelInput input = model_input(shard);
     tree_.open();                                                                // zeroed gradients
-    at::Tensor hidden_BTC = model_.forward(input, saved_);                       // saved_ holds what the policy keeps
+    at::Tensor hidden_BTC = model_.forward(input);                               // keeps what the policies say
     losses.push_back(model_.loss_backward(hidden_BTC, input.labels_BT, scale));  // hidden becomes its own gradient
-    model_.backward(std::move(hidden_BTC), input, saved_);
+    model_.backward(std::move(hidden_BTC), input);
     if (sequence_ != nullptr) add_over_sequence_ranks(trainable_, losses.back(), *sequence_);
     tree_.close();  // adds finished siblings, fixed order
   }
@@ -96,7 +96,7 @@ void Trainer::end_all(const std::exception_ptr& failure) {
 
 /// A cheaper policy on all ranks, or the end of the run on all.
 void Trainer::keep_less(const std::exception_ptr& failure) {
-  saved_ = SavedActivations();
+  model_.release();
   const bool has_cheaper = keep_less_ && keep_less_();
   if (any_rank(reducer_.ranks(), !has_cheaper)) out_of_memory(failure);
   ++step_downs_;

@@ -105,7 +105,7 @@ bool Trainer::run(const std::vector<Observer*>& observers, const std::function<b
     const StepReport report = step();
     for (Observer* o : observers) o->after_step(report);
   }
-  saved_ = SavedActivations();  // evaluation, checkpoint and export need memory of their own
+  model_.release();  // evaluation, checkpoint and export need memory of their own
   for (Observer* o : observers) o->after_last_step();
   return done();
 }

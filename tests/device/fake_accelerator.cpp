@@ -33,6 +33,7 @@ at::Device device() { return fake::device(); }
 std::vector<DeviceInfo> devices() { return {{"emulated kernels", 8, 0, 1, static_cast<int64_t>(fake::kArenaBytes)}}; }
 void* current_stream(const at::Device&) { return nullptr; }
 at::Tensor staging(at::IntArrayRef sizes, at::ScalarType type) { return at::empty(sizes, at::TensorOptions().dtype(type)); }
+at::Tensor host_block(int64_t bytes) { return at::empty({bytes}, at::TensorOptions().dtype(at::kByte)); }
 MemoryUse memory_use() {
   const auto [allocated, peak] = fake::use();
   const auto all = static_cast<int64_t>(fake::kArenaBytes);

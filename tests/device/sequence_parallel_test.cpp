@@ -23,7 +23,7 @@ std::unique_ptr<LlamaModel> model_of(const Case& c, dist::Communicator* group) {
   options.tuning.lora.drop_probability = 0.2;
   auto model = make_model(tiny_config({.heads = 3, .kv_heads = 3, .head_dim = 64, .hidden = 48, .ffn = 40}), options);
   model->set_attention({.kind = AttentionKind::s2, .group = c.group});
-  model->set_keep_policies({KeepPolicy::checkpoint, KeepPolicy::save_all});
+  model->set_policies({KeepPolicy::checkpoint, KeepPolicy::save_all});
   model->set_sequence_group(group);
   return model;
 }
@@ -35,10 +35,9 @@ struct Outcome {
 };
 
 Outcome run_model(LlamaModel& model, const ModelInput& input, dist::Communicator* group) {
-  SavedActivations saved;
-  at::Tensor hidden = model.forward(input, saved);
+  at::Tensor hidden = model.forward(input);
   Outcome result{hidden.cpu().clone(), model.loss_backward(hidden, input.labels_BT, 1.0f), {}};
-  model.backward(hidden, input, saved);
+  model.backward(hidden, input);
   if (group != nullptr) add_over_sequence_ranks(model.trainable(), result.loss, *group);
   EXPECT_TRUE(result.loss.pending.defined());
   settle(result.loss);

@@ -21,7 +21,7 @@ struct Case {
   std::string name;
   TinyShape shape;
   TrainConfig::Tuning tuning;
-  std::vector<KeepPolicy> policies;
+  std::vector<LayerPolicy> policies;
   ComputeType compute = ComputeType::fp32;
   int64_t rows = 1, tokens = 21;
 };
@@ -71,7 +71,7 @@ ModelOptions options_of(const Case& c, dist::Communicator* ranks) {
 std::unique_ptr<LlamaModel> model_of(const Case& c, dist::Communicator* ranks) {
   auto model = make_model(tiny_config(c.shape), options_of(c, ranks));
   model->set_attention({AttentionKind::s2, AttentionPattern::cross_heads, 8});
-  model->set_keep_policies(c.policies);
+  model->set_policies(c.policies);
   return model;
 }
 
@@ -85,10 +85,9 @@ Outcome run(LlamaModel& model, const Case& c) {
   at::set_num_threads(1);  // of this thread
   const TinyBatch batch(c.rows, c.tokens, c.shape.vocabulary), prompt(1, 6, c.shape.vocabulary);
   Outcome found;
-  SavedActivations saved;
-  found.losses.push_back(accumulate_gradients(model, batch.input, saved).nll_sum);
+  found.losses.push_back(accumulate_gradients(model, batch.input).nll_sum);
   found.tensors["nll"] = model.negative_log_likelihood(batch.input).clone();
-  found.losses.push_back(accumulate_gradients(model, batch.input, saved).nll_sum);
+  found.losses.push_back(accumulate_gradients(model, batch.input).nll_sum);
   found.tensors["logits"] = model.logits(prompt.input).clone();
   Decoder decoder(model, 8);
   found.tensors["prompt"] = decoder.append(prompt.ids);
@@ -204,10 +203,9 @@ TEST(GatheredWeights, TravelOnceForwardAndOnceBackwardButForTheLayersThatStayed)
     Watched weights(world, group.rank());
     const auto model = model_of(c, &weights);
     const TinyBatch batch(c.rows, c.tokens, c.shape.vocabulary);
-    SavedActivations saved;
-    accumulate_gradients(*model, batch.input, saved);
+    accumulate_gradients(*model, batch.input);
     EXPECT_EQ(weights.gathers, 5 + 3);  // backward begins with two layers that forward left
-    accumulate_gradients(*model, batch.input, saved);
+    accumulate_gradients(*model, batch.input);
     EXPECT_EQ(weights.gathers, 5 + 3 + 3 + 3);
     const WeightParts parts(tiny_config(c.shape), 4, 2);
     EXPECT_EQ(weights.traffic().sent, static_cast<uint64_t>(weights.gathers * parts.part_bytes()));

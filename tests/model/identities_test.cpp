@@ -10,10 +10,9 @@ namespace {
 /// Losses, gradients and parameters of `steps` plain gradient steps, as one list of tensors.
 std::vector<at::Tensor> run_steps(LlamaModel& model, const TinyBatch& batch, int steps) {
   std::vector<at::Tensor> history;
-  SavedActivations saved;
   for (int step = 0; step < steps; ++step) {
     zero_gradients(model);
-    const LossSum loss = accumulate_gradients(model, batch.input, saved, 0.01f);
+    const LossSum loss = accumulate_gradients(model, batch.input, 0.01f);
     at::Tensor bits = at::empty({1}, at::TensorOptions().dtype(at::kDouble));
     bits.data_ptr<double>()[0] = loss.nll_sum;
     history.push_back(bits);
@@ -37,10 +36,10 @@ bool all_same_bits(const std::vector<at::Tensor>& a, const std::vector<at::Tenso
 
 TEST(Policies, KeepDifferentThingsAndComputeTheSameBits) {
   using enum KeepPolicy;
-  const std::vector<KeepPolicy> mixes[] = {{save_all, save_all, save_all},
-                                           {save_attention, save_attention, save_attention},
-                                           {checkpoint, checkpoint, checkpoint},
-                                           {checkpoint, save_attention, save_all}};
+  const std::vector<LayerPolicy> mixes[] = {{save_all, save_all, save_all},
+                                            {save_attention, save_attention, save_attention},
+                                            {checkpoint, checkpoint, checkpoint},
+                                            {checkpoint, save_attention, save_all}};
   struct Setting {
     TrainConfig::Tuning tuning;
     AttentionSettings attention;
@@ -59,10 +58,10 @@ TEST(Policies, KeepDifferentThingsAndComputeTheSameBits) {
     const ModelConfig config = tiny_config({.layers = 3});
     const TinyBatch batch(2, 70, config.vocab_size);
     std::vector<at::Tensor> first;
-    for (const std::vector<KeepPolicy>& mix : mixes) {
+    for (const std::vector<LayerPolicy>& mix : mixes) {
       auto model = make_model(config, {.compute = setting.compute, .tuning = setting.tuning, .row_tile = setting.row_tile});
       model->set_attention(setting.attention);
-      model->set_keep_policies(mix);
+      model->set_policies(mix);
       const std::vector<at::Tensor> history = run_steps(*model, batch, 3);
       if (first.empty()) first = history;
       EXPECT_TRUE(all_same_bits(first, history)) << "row tile " << setting.row_tile;
@@ -83,8 +82,7 @@ TEST(Tiles, RowTileAndLossChunkChangeRoundingOnly) {
                                       ModelOptions{.tuning = lora_tuning(), .loss_chunk_bytes = 4 * 37 * 5}}) {
     auto model = make_model(config, options);
     model->set_attention({AttentionKind::s2, AttentionPattern::cross_heads, 16});
-    SavedActivations saved;
-    accumulate_gradients(*model, batch.input, saved);
+    accumulate_gradients(*model, batch.input);
     if (expected.empty()) expected = gradients_of(*model);
     expect_close_gradients(*model, expected);
   }
@@ -97,13 +95,12 @@ TEST(MicroBatches, SplitsAgreeToRounding) {
   double expected_loss = 0;
   for (const int64_t rows : {4, 2, 1}) {
     auto model = make_model(config, {.tuning = full_tuning()});
-    SavedActivations saved;
     double loss = 0;
     for (int64_t first = 0; first < 4; first += rows) {
       ModelInput part;
       part.ids_BT = batch.input.ids_BT.narrow(0, first, rows);
       part.labels_BT = batch.input.labels_BT.narrow(0, first, rows);
-      loss += accumulate_gradients(*model, part, saved).nll_sum;
+      loss += accumulate_gradients(*model, part).nll_sum;
     }
     if (rows == 4) expected = gradients_of(*model), expected_loss = loss;
     EXPECT_NEAR(loss / expected_loss, 1.0, near(DType::f32, 16));
@@ -148,8 +145,7 @@ TEST(Documents, PackedEqualsSeparate) {
   for (const AttentionSettings& s : {AttentionSettings{}, AttentionSettings{AttentionKind::s2, AttentionPattern::cross_heads, 8}}) {
     auto model = make_model(config, {.tuning = lora_tuning()});
     model->set_attention(s);
-    SavedActivations saved;
-    const double together = accumulate_gradients(*model, packed.input, saved).nll_sum;
+    const double together = accumulate_gradients(*model, packed.input).nll_sum;
     const std::map<std::string, at::Tensor> expected = gradients_of(*model);
     zero_gradients(*model);
     double apart = 0;
@@ -157,7 +153,7 @@ TEST(Documents, PackedEqualsSeparate) {
       ModelInput one;
       one.ids_BT = packed.input.ids_BT.narrow(1, begin, length).contiguous();
       one.labels_BT = packed.input.labels_BT.narrow(1, begin, length).contiguous();
-      apart += accumulate_gradients(*model, one, saved).nll_sum;
+      apart += accumulate_gradients(*model, one).nll_sum;
     }
     EXPECT_NEAR(together / apart, 1.0, near(DType::f32, 16));
     expect_close_gradients(*model, expected);

@@ -61,7 +61,7 @@ ModelInput part_of(const ModelInput& whole, const SequencePart& part) {
 std::unique_ptr<LlamaModel> model_of(const Case& c, dist::Communicator* group = nullptr, int64_t row_tile = 16) {
   auto model = make_model(tiny_config(c.shape), {.compute = c.compute, .tuning = c.tuning, .row_tile = row_tile});
   model->set_attention(c.attention());
-  model->set_keep_policies(std::vector<KeepPolicy>(static_cast<size_t>(c.shape.layers), c.policy));
+  model->set_policies(std::vector<LayerPolicy>(static_cast<size_t>(c.shape.layers), c.policy));
   model->set_sequence_group(group);
   return model;
 }
@@ -86,8 +86,7 @@ void run_parts(const Case& c, int ranks,
 std::vector<Outcome> outcomes(const Case& c, int ranks) {
   std::vector<Outcome> found(static_cast<size_t>(ranks));
   run_parts(c, ranks, [&](LlamaModel& model, const ModelInput& input, const SequencePart&, dist::Communicator& group) {
-    SavedActivations saved;
-    LossSum loss = accumulate_gradients(model, input, saved);
+    LossSum loss = accumulate_gradients(model, input);
     add_over_sequence_ranks(model.trainable(), loss, group);
     found[static_cast<size_t>(group.rank())] = {loss, gradients_of(model)};
   });
@@ -97,8 +96,7 @@ std::vector<Outcome> outcomes(const Case& c, int ranks) {
 Outcome on_one_rank(const Case& c) {
   const auto model = model_of(c);
   const TinyBatch batch = batch_of(c);
-  SavedActivations saved;
-  const LossSum loss = accumulate_gradients(*model, batch.input, saved);
+  const LossSum loss = accumulate_gradients(*model, batch.input);
   EXPECT_EQ(loss.targets, batch.targets);
   return {loss, gradients_of(*model)};
 }
@@ -166,9 +164,8 @@ TEST(SequenceParallel, PoliciesMayDifferBetweenRanksAndChangeNoBit) {
   const KeepPolicy policies[] = {KeepPolicy::save_all, KeepPolicy::checkpoint, KeepPolicy::save_attention, KeepPolicy::save_all};
   std::map<std::string, at::Tensor> got;
   run_parts(c, 4, [&](LlamaModel& model, const ModelInput& input, const SequencePart&, dist::Communicator& group) {
-    model.set_keep_policies(std::vector<KeepPolicy>(2, policies[group.rank()]));
-    SavedActivations saved;
-    LossSum loss = accumulate_gradients(model, input, saved);
+    model.set_policies(std::vector<LayerPolicy>(2, policies[group.rank()]));
+    LossSum loss = accumulate_gradients(model, input);
     add_over_sequence_ranks(model.trainable(), loss, group);
     if (group.rank() == 0) got = gradients_of(model);
   });
@@ -182,8 +179,7 @@ at::Tensor hidden_of_parts(const Case& c, int ranks, int64_t row_tile) {
   run_parts(
       c, ranks,
       [&](LlamaModel& model, const ModelInput& input, const SequencePart& part, dist::Communicator&) {
-        SavedActivations saved;
-        hidden.narrow(1, part.begin, part.tokens()).copy_(model.forward(input, saved));
+        hidden.narrow(1, part.begin, part.tokens()).copy_(model.forward(input));
       },
       row_tile);
   return hidden;
@@ -196,8 +192,7 @@ TEST(SequenceParallel, ForwardIsBitForBitWhereHalfGroupsAreWholeTiles) {
       Case c{"aligned", {.heads = 3, .kv_heads = 1}, lora_plus(0.2), 2, tokens, 64};
       c.compute = compute;
       const TinyBatch batch = batch_of(c);
-      SavedActivations saved;
-      const at::Tensor want = model_of(c)->forward(batch.input, saved);
+      const at::Tensor want = model_of(c)->forward(batch.input);
       for (const int ranks : {2, 4, 8}) EXPECT_TRUE(same_bits(hidden_of_parts(c, ranks, 16), want)) << tokens << " on " << ranks;
     }
   }
@@ -236,8 +231,7 @@ TEST(SequenceParallel, TheHaloIsAllThatTravels) {
           gradients_out += message_bytes(c, part.halo, layer, 4);
           gradients_in += message_bytes(c, part.next, layer, 4);
         }
-        SavedActivations saved;
-        at::Tensor hidden = model.forward(input, saved);
+        at::Tensor hidden = model.forward(input);
         EXPECT_EQ(group.traffic().sent, to_right) << c.name;
         EXPECT_EQ(group.traffic().received, from_left) << c.name;
         // gathering K and V: every rank's part but the own one, once a layer
@@ -245,7 +239,7 @@ TEST(SequenceParallel, TheHaloIsAllThatTravels) {
             static_cast<uint64_t>(c.shape.layers * c.rows * (c.tokens - part.tokens()) * 2 * c.shape.kv_heads * c.shape.head_dim * element);
         if (ranks == 4) EXPECT_LE(3 * from_left, gathered) << c.name;
         model.loss_backward(hidden, input.labels_BT, 1.0f);
-        model.backward(hidden, input, saved);
+        model.backward(hidden, input);
         EXPECT_EQ(group.traffic().sent, 2 * to_right + gradients_out) << c.name;
         EXPECT_EQ(group.traffic().received, 2 * from_left + gradients_in) << c.name;
       });
@@ -284,8 +278,7 @@ TEST(SequenceParallel, ARankWithoutTargetsTakesPart) {
     run_ranks(ranks, [&](dist::Communicator& group) {
       const auto model = model_of(c, &group);
       const ModelInput input = part_of(batch.input, sequence_part(c.tokens, c.group, ranks, group.rank()));
-      SavedActivations saved;
-      LossSum loss = accumulate_gradients(*model, input, saved);
+      LossSum loss = accumulate_gradients(*model, input);
       add_over_sequence_ranks(model->trainable(), loss, group);
       if (group.rank() == 0) loss_of[ranks - 1] = loss.nll_sum;
     });
@@ -315,15 +308,14 @@ TEST(SequenceParallel, WhatItCannotDoIsRefused) {
   run_ranks(2, [&](dist::Communicator& group) {
     const auto model = model_of(c, &group);
     ModelInput input = part_of(batch_of(c).input, sequence_part(c.tokens, c.group, 2, group.rank()));
-    SavedActivations saved;
     model->set_attention({.kind = AttentionKind::full});
-    EXPECT_EQ(kind_of([&] { model->forward(input, saved); }), ErrorKind::config);
+    EXPECT_EQ(kind_of([&] { model->forward(input); }), ErrorKind::config);
     model->set_attention(c.attention());
     input.document_starts = {{0}};
-    EXPECT_EQ(kind_of([&] { model->forward(input, saved); }), ErrorKind::config);
+    EXPECT_EQ(kind_of([&] { model->forward(input); }), ErrorKind::config);
     input.document_starts.clear();
     input.first_position += 1;
-    EXPECT_EQ(kind_of([&] { model->forward(input, saved); }), ErrorKind::internal);
+    EXPECT_EQ(kind_of([&] { model->forward(input); }), ErrorKind::internal);
   });
 }
 

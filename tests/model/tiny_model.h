@@ -96,10 +96,10 @@ struct TinyBatch {
 };
 
 /// Forward, loss, backward of the sum of losses.
-inline LossSum accumulate_gradients(LlamaModel& model, const ModelInput& input, SavedActivations& saved, float scale = 1.0f) {
-  at::Tensor hidden = model.forward(input, saved);
+inline LossSum accumulate_gradients(LlamaModel& model, const ModelInput& input, float scale = 1.0f) {
+  at::Tensor hidden = model.forward(input);
   const LossSum loss = model.loss_backward(hidden, input.labels_BT, scale);
-  model.backward(hidden, input, saved);
+  model.backward(hidden, input);
   return loss;
 }
 

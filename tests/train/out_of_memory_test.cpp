@@ -42,7 +42,7 @@ TEST(OutOfMemory, EveryFailedAllocationOfAStepIsSurvivedWithTheSameBits) {
     int step_downs = 0;
     Trainer trainer = run.trainer([&] {
       ++step_downs;
-      run.model->set_keep_policies(std::vector<KeepPolicy>(2, KeepPolicy::checkpoint));
+      run.model->set_policies(std::vector<LayerPolicy>(2, KeepPolicy::checkpoint));
       return true;
     });
     memory.count = 0;

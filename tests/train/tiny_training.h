@@ -28,7 +28,7 @@ struct TinyTraining {
     model = std::make_unique<LlamaModel>(model_config, plan.rope.after, plan.rope.new_max_position, 32, options);
     model->initialise_base();
     model->initialise_lora();
-    model->set_keep_policies(std::vector<KeepPolicy>(2, KeepPolicy::save_all));
+    model->set_policies(std::vector<LayerPolicy>(2, KeepPolicy::save_all));
     DatasetOptions data_options{.sequence_length = 32, .vocab_size = kTinyVocab, .data = loaded.config.data};
     data = std::make_unique<Dataset>(loaded.config.data.train, data_options);
     Sampler sampler({.rows = {data->rows(0)}});

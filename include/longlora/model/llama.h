@@ -51,8 +51,6 @@ struct ModelInput {
   std::vector<uint32_t> global_rows;
 };
 
-struct SavedActivations;  // per layer, owned by the caller between forward and backward
-
 class LlamaModel {
  public:
   /// Allocates all parameters (contents undefined). `rope` gives the rotary frequencies.
@@ -71,10 +69,18 @@ class LlamaModel {
   at::Tensor initial_values(const Parameter&, int64_t first, int64_t count) const;
 
   void set_attention(const AttentionSettings&);
-  void set_keep_policies(std::vector<KeepPolicy>);  // one per layer
+  /// One per layer; until then all are save_all. A streamed layer is computed whole where its rows cannot be streamed (plan/layer_memory.h,
+  /// stream_block). Between steps only.
+  void set_policies(std::vector<LayerPolicy>);
+  /// Memory of activations and, for offloaded layers, of the host, of exactly these bytes (plan/layer_memory.h), from now on: no pass
+  /// within them allocates any. A pass that needs more takes it, and the next ones keep it. Fails as an allocation fails.
+  void reserve(int64_t activation_bytes, int64_t host_bytes);
+  void release();  // both; between steps
+  /// Most activation bytes in use at the same time since `reserve`.
+  int64_t activation_peak_bytes() const;
   /// Ranks that share rows, by part; null: none. From then on every pass over parts (ModelInput::row_tokens > 0) is made by all of them
   /// together, with s2 attention and no documents; gradients and losses are those of this rank's part, model/sequence.h adds them. The
-  /// group must outlive its use. Keep policies may differ between ranks.
+  /// group must outlive its use. Policies may differ between ranks.
   void set_sequence_group(dist::Communicator*);
 
   /// Random start (model.init: random): normal(0, initializer_range) by Philox, norms 1. LoRA: A Kaiming-uniform(a = sqrt 5), B zero.
@@ -82,12 +88,13 @@ class LlamaModel {
   void initialise_lora();
 
   // One canonical shard. Gradients are added into Parameter::grad.
-  /// hidden state before the final norm; `saved` receives what the policies keep.
-  at::Tensor forward(const ModelInput&, SavedActivations& saved);
+  /// Hidden state before the final norm, in the model's own memory, as is what the policies keep: one forward, its loss and its backward
+  /// before the next pass of any kind.
+  at::Tensor forward(const ModelInput&);
   /// Final norm, head and loss in chunks of rows, never [tokens, vocabulary] at once. Overwrites `hidden` with the gradient of the
   /// hidden state (scaled by `scale`), adds head and final-norm gradients.
   LossSum loss_backward(at::Tensor& hidden_BTC, const at::Tensor& labels_BT, float scale);
-  void backward(at::Tensor d_hidden_BTC, const ModelInput&, SavedActivations& saved);
+  void backward(at::Tensor d_hidden_BTC, const ModelInput&);
 
   // Without gradients.
   /// Negative log-likelihood at every position [B,T] fp32 on the host (0 where the label is ignored); layers run one after another, nothing
@@ -100,15 +107,6 @@ class LlamaModel {
   friend class Decoder;
   struct State;
   std::unique_ptr<State> state_;
-};
-
-/// Opaque outside `model`; reusable between steps (buffers are kept).
-struct SavedActivations {
-  SavedActivations();
-  ~SavedActivations();
-  SavedActivations& operator=(SavedActivations&&) noexcept;
-  struct Layers;
-  std::unique_ptr<Layers> layers;
 };
 
 /// Keys and values of one sequence for generation: full causal attention, one token at a time after the prompt.

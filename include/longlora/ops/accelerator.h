@@ -39,6 +39,9 @@ void* current_stream(const at::Device&);
 /// Host memory for what is copied to a device: page-locked on CUDA, so that the copy runs beside the host. It may be dropped as soon as
 /// the copy is enqueued.
 at::Tensor staging(at::IntArrayRef sizes, at::ScalarType);
+/// Host memory of exactly these bytes that copies to and from a device may use while the host goes on: page-locked on CUDA. Tens of seconds
+/// for tens of GiB there; ErrorKind::memory when the host has not that much. It must outlive the copies.
+at::Tensor host_block(int64_t bytes);
 MemoryUse memory_use();
 /// Gives memory that no tensor holds back to the card: before a step is tried again after a failed allocation.
 void release_unused();

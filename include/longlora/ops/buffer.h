@@ -9,9 +9,11 @@ namespace longlora {
 /// Does a result replace its destination or is it added to it?
 enum class Accumulate { no, yes };
 
-/// A grow-only allocation. Contents are undefined after `view`; views of the same buffer overlap by construction.
+/// A grow-only allocation, or a place in an arena. Contents are undefined after `view`; views of the same buffer overlap by construction.
 class Buffer {
  public:
+  Buffer() = default;
+  explicit Buffer(at::Tensor bytes) : flat_(std::move(bytes)) {}  // one-dimensional, of bytes
   /// A contiguous tensor of these sizes at the start of the buffer, of the dtype and on the device of the options; valid until a larger
   /// view is asked for.
   at::Tensor view(at::IntArrayRef sizes, const at::TensorOptions&);

@@ -108,7 +108,6 @@ class Trainer {
   Progress progress_;
   std::vector<Parameter*> trainable_;
   GradientTree tree_;
-  SavedActivations saved_;
   std::deque<double> last_losses_;
   std::function<bool()> keep_less_;
   int step_downs_ = 0;

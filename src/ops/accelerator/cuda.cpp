@@ -98,6 +98,15 @@ at::Tensor staging(at::IntArrayRef sizes, at::ScalarType type) {
   return at::empty(sizes, at::TensorOptions().dtype(type).pinned_memory(true));
 }
 
+at::Tensor host_block(int64_t bytes) {
+  void* block = nullptr;  // not from LibTorch's pool, which rounds up to a power of two
+  const cudaError_t status = cudaHostAlloc(&block, static_cast<size_t>(bytes), cudaHostAllocDefault);
+  LONGLORA_CHECK(status == cudaSuccess, memory, std::to_string(bytes) + " bytes of page-locked host memory: " + cudaGetErrorString(status),
+                 "memory.host_budget", "set it lower, or ask less of it: memory.policy: checkpoint, or a shorter data.sequence_length");
+  return at::from_blob(
+      block, {bytes}, [](void* p) { cudaFreeHost(p); }, at::TensorOptions().dtype(at::kByte));
+}
+
 MemoryUse memory_use() {
   using namespace c10::CachingDeviceAllocator;
   at::globalContext().lazyInitDevice(at::kCUDA);  // the planner asks before the first tensor

@@ -14,6 +14,7 @@ at::Device device() { fail(ErrorKind::config, *why_unusable(), "device", "use de
 std::vector<DeviceInfo> devices() { return {}; }
 void* current_stream(const at::Device&) { return nullptr; }
 at::Tensor staging(at::IntArrayRef sizes, at::ScalarType type) { return at::empty(sizes, at::TensorOptions().dtype(type)); }
+at::Tensor host_block(int64_t bytes) { return at::empty({bytes}, at::TensorOptions().dtype(at::kByte)); }
 MemoryUse memory_use() { return {}; }
 void release_unused() {}
 void synchronize() {}

@@ -54,12 +54,11 @@ void load_adapters(LlamaModel& model, const WeightSource& input) {
 std::map<std::string, at::Tensor> outputs(LlamaModel& model, const ModelInput& input) {
   std::map<std::string, at::Tensor> out;
   out["logits"] = model.logits(input);
-  SavedActivations saved;
-  at::Tensor hidden = model.forward(input, saved);
+  at::Tensor hidden = model.forward(input);
   int64_t targets = 0;
   for (int64_t i = 0; i < input.labels_BT.numel(); ++i) targets += input.labels_BT.const_data_ptr<int32_t>()[i] != kIgnoredLabel;
   const LossSum loss = model.loss_backward(hidden, input.labels_BT, static_cast<float>(1.0 / static_cast<double>(targets)));
-  model.backward(hidden, input, saved);
+  model.backward(hidden, input);
   out["nll_sum"] = at::empty({1}, at::TensorOptions().dtype(at::kDouble)).fill_(loss.nll_sum);
   model.visit([&](Parameter& p) {
     if (p.trainable) out["grad." + p.name] = p.grad;
