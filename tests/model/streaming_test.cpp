@@ -2,6 +2,7 @@
 // what the planner's table says.
 #include <gtest/gtest.h>
 
+#include "longlora/config/run_plan.h"
 #include "model/tiny_model.h"
 #include "support/tolerances.h"
 
