@@ -45,7 +45,7 @@ class Search {
  public:
   Search(const LayerShape&, const LossShape&, int64_t layers, const LayerCosts&, Freedom);
 
-  /// None when nothing fits. O(L^3) at worst, each a few additions.
+  /// None when nothing fits. O(L^3 log L) additions, as a rule far fewer.
   std::optional<Found> cheapest(const Limits&) const;
   /// The smallest arena that any mix needs, with as many inputs on the host as may be there.
   int64_t least_arena_bytes(int64_t host_bytes) const;
@@ -64,18 +64,26 @@ class Search {
     std::array<int64_t, 2> forward{}, backward{};  // workspace; [streamed]
   };
   struct Tried {
+    enum class Result : uint8_t { fits, offload_more, offload_fewer } result = Result::fits;
     double cost = 0;
-    int64_t bytes = 0;
-    int64_t num_streamed = 0;
+    int64_t bytes = 0, num_streamed = 0;
+    bool fits() const { return result == Result::fits; }
+  };
+  /// The cheapest so far.
+  struct Best {
+    std::optional<Mix> mix;
+    Tried tried;
   };
 
   KeepPolicy keep_of(const Mix&, int64_t layer) const;
-  int64_t staging_bytes(const Mix&) const;
-  /// nullopt: does not fit. Writes the layers' policies when asked to.
-  std::optional<Tried> attempt(const Mix&, int64_t arena_bytes, std::vector<LayerPolicy>* policies = nullptr) const;
-  template <class Body>
-  void for_mixes(int64_t most_offloaded, Body&& body) const;
+  /// Cost and bytes, or what would help; incomplete where it does not fit. Writes the layers' policies when asked to.
+  Tried attempt(const Mix&, int64_t arena_bytes, std::vector<LayerPolicy>* policies = nullptr) const;
+  void consider(const Mix&, const Tried&, Best&) const;
+  void try_offloads(Mix, int64_t most, int64_t arena_bytes, Best&) const;
+  double least_cost(const Mix&) const;
+  Found found(const Mix&, int64_t arena_bytes) const;
   int64_t most_offloaded(int64_t host_bytes) const;
+  int64_t fewest_offloaded() const { return freedom_.offload == Offload::all ? layers_ : 0; }
   std::vector<Streaming> uniform_choices() const;  // all layers whole, all streamed: what is allowed of them
 
   LayerShape shape_;
@@ -84,6 +92,7 @@ class Search {
   LayerCosts costs_;
   Freedom freedom_;
   std::array<LayerBytes, 3> bytes_;
+  std::array<int64_t, 2> staging_bytes_{};  // of offloaded inputs; [streamed]
   int64_t hidden_bytes_ = 0, loss_bytes_ = 0;
 };
 
