@@ -94,10 +94,10 @@ TEST(Refusal, NamesNeededAndAvailableBytes) {
 TEST(Refusal, EveryRemedyFitsWhenItIsTaken) {
   int refused = 0;
   for (const ModelConfig& model : {llama2_7b(), llama2_13b()})
-    for (const int64_t length : {8192, 32768, 102400})
+    for (const int64_t length : {8192, 102400})
       for (const MemoryPolicy policy : {MemoryPolicy::automatic, MemoryPolicy::save_all, MemoryPolicy::checkpoint_offload})
         for (const HaloStreaming streaming : {HaloStreaming::automatic, HaloStreaming::off})
-          for (const double device : {12.0, 20.0, 34.0, 45.0, 70.0})
+          for (const double device : {12.0, 34.0, 70.0})
             for (const double host : {0.0, 16.0}) {
               Trial trial{model, with_memory(policy, streaming), one_row(length), gpu_gib(device, host)};
               trial.run.micro_batch = 2;
@@ -105,7 +105,7 @@ TEST(Refusal, EveryRemedyFitsWhenItIsTaken) {
               trial.target = {PlanTarget::Device::cpu, 4, in_bytes(2 * device)};
               refused += tried_remedies(trial).empty() ? 0 : 1;
             }
-  EXPECT_GT(refused, 100);
+  EXPECT_GT(refused, 50);
 }
 
 TEST(Refusal, StartsWithWhatChangesNoResult) {
