@@ -24,7 +24,9 @@ constexpr double kGib = 1024.0 * 1024.0 * 1024.0;
 
 PlanTarget target_of(const PlanFlags& flags, const TrainConfig& config) {
   if (flags.device_memory_gib > 0) {
-    return {PlanTarget::Device::gpu, 2, static_cast<int64_t>(flags.device_memory_gib * kGib)};
+    const int64_t host =
+        flags.host_memory_gib > 0 ? static_cast<int64_t>(flags.host_memory_gib * kGib) : config.memory.host_budget.value_or(0);
+    return {PlanTarget::Device::gpu, 2, static_cast<int64_t>(flags.device_memory_gib * kGib), host};
   }
   const ComputeDevice device = flags.host_memory_gib > 0 ? ComputeDevice{} : choose_device(config.device);
   PlanTarget target = plan_target(device, config, resolve_compute(config, device));
@@ -68,7 +70,7 @@ std::string ranks_text(const MemoryPlan& plan, int64_t ranks, double link_gbytes
 std::string plan_json(const MemoryPlan& plan, const RunPlan& run, const ParameterCounts& counts, int64_t max_context,
                       const PlanFlags& flags) {
   std::string layers;
-  for (const std::string& policy : plan.layer_policy) layers += (layers.empty() ? "" : ", ") + json_quote(policy);
+  for (const LayerPolicy& policy : plan.layer_policy) layers += (layers.empty() ? "" : ", ") + json_quote(name_of(policy));
   return fmt::format(
       "{{\"policy\": {}, \"layer_policy\": [{}], \"sequence_length\": {}, \"group\": {}, \"parameters\": {{\"total\": {}, \"trainable\": "
       "{}, "
@@ -84,13 +86,19 @@ std::string plan_json(const MemoryPlan& plan, const RunPlan& run, const Paramete
 std::string plan_text(const MemoryPlan& plan, const RunPlan& run, const ParameterCounts& counts, int64_t max_context,
                       const PlanFlags& flags) {
   const auto size = [](int64_t bytes) { return human_bytes(static_cast<uint64_t>(bytes)); };
-  const bool gpu = plan.device_bytes.size() > 1;
-  std::string text = fmt::format("{} peak {} of {}\n", gpu ? "device" : "host", size(plan.peak_bytes()), size(plan.budget_bytes));
-  for (const auto& [name, bytes] : gpu ? plan.device_bytes : plan.host_bytes) {
+  std::string text = fmt::format("{} peak {} of {} ({})\n", plan.on_gpu() ? "device" : "host", size(plan.peak_bytes()),
+                                 size(plan.budget_bytes), plan.peak_name());
+  for (const auto& [name, bytes] : plan.on_gpu() ? plan.device_bytes : plan.host_bytes) {
     if (bytes > 0) text += fmt::format("  {:<24}{:>12}\n", name, size(bytes));
   }
   text += fmt::format("parameters {} in all, {} trained\n", counts.total, counts.trainable);
+  if (plan.on_gpu() && plan.host_budget_bytes > 0)
+    text += fmt::format("host       {} of {}\n", size(plan.offload_host_bytes), size(plan.host_budget_bytes));
   text += "policy     " + plan.policy_summary() + "\n";
+  if (!plan.next.empty()) text += "next       " + plan.next + "\n";
+  if (plan.stream_block > 0)
+    text += fmt::format("streaming  blocks of {} tokens{}\n", plan.stream_block,
+                        plan.stream_keeps_bits ? "" : ", cut inside tiles of attention: on and off may differ in last bits");
   text += fmt::format("rope       {}\n", run.rope.summary());
   text += fmt::format("attention  group {} tokens of {}\n", run.group, run.sequence_length);
   text += fmt::format("FLOPs      {:.2f} G per token of the model, {:.2f} G with recomputation\n", plan.flops.model / 1e9,

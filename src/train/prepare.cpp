@@ -59,8 +59,7 @@ std::string attention_text(const TrainConfig::Attention& attention, const RunPla
 std::string memory_text(const MemoryPlan& memory) {
   std::string text =
       human_bytes(static_cast<uint64_t>(memory.peak_bytes())) + " of " + human_bytes(static_cast<uint64_t>(memory.budget_bytes)) + ":";
-  const bool gpu = memory.device_bytes.size() > 1;
-  for (const auto& [name, bytes] : gpu ? memory.device_bytes : memory.host_bytes) {
+  for (const auto& [name, bytes] : memory.on_gpu() ? memory.device_bytes : memory.host_bytes) {
     if (name != "total" && bytes > 0) text += " " + name + " " + human_bytes(static_cast<uint64_t>(bytes));
   }
   return text;
@@ -96,28 +95,18 @@ PreparedRun prepare_run(LoadedConfig loaded, PrepareFor purpose, int64_t ranks) 
 }
 
 bool replan_with_less(PreparedRun& run) {
-  if (run.config().memory.policy != MemoryPolicy::automatic) return false;
   try {
     PlanTarget less = plan_target(run.device, run.config(), run.compute);
     less.budget_bytes = run.memory.peak_bytes() / 20 * 19;
+    less.host_budget_bytes = run.memory.host_budget_bytes;
     MemoryPlan cheaper = make_memory_plan(run.base->config, run.config(), run.plan, less);
-    if (cheaper.layer_policy == run.memory.layer_policy) return false;
+    cheaper.budget_bytes = run.memory.budget_bytes;
     run.memory = std::move(cheaper);
     return true;
   } catch (const Error& error) {
     if (error.kind != ErrorKind::memory) throw;
     return false;  // nothing fits into less
   }
-}
-
-std::vector<LayerPolicy> keep_policies(const MemoryPlan& memory) {
-  std::vector<LayerPolicy> policies;
-  for (const std::string& name : memory.layer_policy) {
-    policies.push_back(name == "save_all"         ? KeepPolicy::save_all
-                       : name == "save_attention" ? KeepPolicy::save_attention
-                                                  : KeepPolicy::checkpoint);
-  }
-  return policies;
 }
 
 std::vector<std::string> banner(const PreparedRun& run) {
@@ -157,7 +146,8 @@ std::unique_ptr<LlamaModel> make_model(const PreparedRun& run, Digest& weights_d
     weights_digest = lanes_digest(load_base_weights(*model, *run.base, config.weights_check_finite));
   }
   if (config.tuning.mode == TuningMode::lora) model->initialise_lora();
-  if (!run.memory.layer_policy.empty()) model->set_policies(keep_policies(run.memory));
+  if (run.memory.layer_policy.empty()) return model;  // no step will be made
+  model->set_policies(run.memory.layer_policy);
   return model;
 }
 
