@@ -120,6 +120,12 @@ std::vector<KeepPolicy> keep_policies(const MemoryPlan& memory) {
   return policies;
 }
 
+PlanReport report_of(const PreparedRun& run, const Rates& rates) {
+  const PlanTarget target{run.device.is_gpu() ? PlanTarget::Device::gpu : PlanTarget::Device::cpu,
+                          run.compute == ComputeType::bf16 ? int64_t{2} : int64_t{4}, run.memory.budget_bytes};
+  return report_plan(run.base->config, run.config(), run.plan, target, run.memory, rates);
+}
+
 std::vector<std::string> banner(const PreparedRun& run) {
   const TrainConfig& config = run.config();
   const RunPlan& plan = run.plan;

@@ -88,4 +88,15 @@ void RunFolder::describe(const PreparedRun& run, const std::map<std::string, std
   write_file_atomic(path_ / "environment.json", text);
 }
 
+void RunFolder::describe_plan(const PlanReport& plan) const {
+  say("predicted  " + step_time_text(plan.time));
+  say("rates      " + plan.rates.source);
+  if (rank_ != 0) return;
+  try {
+    write_file_atomic(path_ / "plan.json", plan_json(plan));
+  } catch (const Error& error) {
+    log_warning("no plan.json: {}", error.what());  // says what was expected, decides nothing
+  }
+}
+
 }  // namespace longlora

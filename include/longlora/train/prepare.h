@@ -9,6 +9,7 @@
 #include "longlora/config/config_io.h"
 #include "longlora/config/run_plan.h"
 #include "longlora/plan/memory_plan.h"
+#include "longlora/plan/plan_report.h"
 #include "longlora/tokenizer/tokenizer.h"
 #include "longlora/train/device.h"
 
@@ -33,6 +34,8 @@ PreparedRun prepare_run(LoadedConfig, PrepareFor = PrepareFor::training, int64_t
 std::vector<KeepPolicy> keep_policies(const MemoryPlan&);
 /// Plans again for 5 % less than the present plan needs (memory.policy auto); false when nothing cheaper exists.
 bool replan_with_less(PreparedRun&);
+/// The plan with its predicted time at these rates.
+PlanReport report_of(const PreparedRun&, const Rates&);
 /// Lines for people: counts by role, plan, policy, group, RoPE old to new, world, output.
 std::vector<std::string> banner(const PreparedRun&);
 

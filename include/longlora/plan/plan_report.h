@@ -1,0 +1,42 @@
+#pragma once
+// How a plan is said: for people, as JSON (`plan --json`, plan.json of a run), and one line a length. One place, so that all of them agree.
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "longlora/plan/memory_plan.h"
+#include "longlora/plan/rates.h"
+
+namespace longlora {
+
+/// A plan with its predicted time.
+struct PlanReport {
+  RunPlan run;
+  MemoryPlan memory;
+  ParameterCounts counts;
+  Rates rates;
+  StepTime time;
+  ActivationPeak peak;      // when activations are largest
+  int64_t ranks = 1;        // in all
+  int64_t host_budget = 0;  // beside a device; 0: not asked for
+  int64_t max_context = 0;  // 0: not asked for
+  double link_gbytes = 0;   // GB/s between ranks as the user says it; 0: not said
+};
+
+PlanReport report_plan(const ModelConfig&, const TrainConfig&, const RunPlan&, const PlanTarget&, const MemoryPlan&, const Rates&);
+
+/// Field names are a contract: fields are added, never renamed.
+std::string plan_json(const PlanReport&);
+std::string plan_text(const PlanReport&);
+
+/// One length of a table: a plan, or why there is none.
+struct PlanRow {
+  int64_t sequence_length = 0;
+  std::string refused;      // what is needed and available; empty: `plan` holds
+  int64_t max_context = 0;  // 0: not asked for
+  PlanReport plan;
+};
+std::string plan_table_json(const std::vector<PlanRow>&);
+std::string plan_table_text(const std::vector<PlanRow>&);
+
+}  // namespace longlora

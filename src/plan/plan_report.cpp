@@ -1,0 +1,202 @@
+#include "longlora/plan/plan_report.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "longlora/core/json.h"
+#include "longlora/core/text.h"
+
+namespace longlora {
+namespace {
+
+constexpr double kGib = 1024.0 * 1024.0 * 1024.0;
+
+double gib(int64_t bytes) { return static_cast<double>(bytes) / kGib; }
+std::string size(int64_t bytes) { return human_bytes(static_cast<uint64_t>(bytes)); }
+bool on_gpu(const MemoryPlan& plan) { return plan.device_bytes.size() > 1; }
+
+[[maybe_unused]] LayerPolicy policy_of(const LayerPolicy& policy) { return policy; }
+[[maybe_unused]] LayerPolicy policy_of(const std::string& name) {
+  return name == "save_all" ? KeepPolicy::save_all : name == "save_attention" ? KeepPolicy::save_attention : KeepPolicy::checkpoint;
+}
+std::vector<LayerPolicy> policies_of(const MemoryPlan& plan) {
+  std::vector<LayerPolicy> policies;
+  for (const auto& policy : plan.layer_policy) policies.push_back(policy_of(policy));
+  return policies;
+}
+
+std::string moment(const ActivationPeak& peak) {
+  using Phase = ActivationPeak::Phase;
+  if (peak.phase == Phase::loss) return "loss";
+  return fmt::format("{} of layer {}", peak.phase == Phase::forward ? "forward" : "backward", peak.layer);
+}
+
+std::string bytes_json(const std::vector<std::pair<std::string, int64_t>>& parts) {
+  std::string text;
+  for (const auto& [name, bytes] : parts) text += (text.empty() ? "" : ", ") + json_quote(name) + ": " + std::to_string(bytes);
+  return "{" + text + "}";
+}
+
+double gather_seconds(const PlanReport& p) { return static_cast<double>(p.memory.gather_bytes) / (1e9 * p.link_gbytes); }
+double gather_ratio(const MemoryPlan& plan) { return static_cast<double>(plan.gather_bytes) / plan.layer_forward_flops; }
+
+std::string gather_json(const PlanReport& p) {
+  if (p.memory.weight_ranks == 1) return "null";
+  return fmt::format("{{\"bytes\": {}, \"layer_forward_flops\": {}, \"bytes_per_flop\": {}, \"seconds\": {}}}", p.memory.gather_bytes,
+                     json_number(p.memory.layer_forward_flops), json_number(gather_ratio(p.memory)),
+                     p.link_gbytes > 0 ? json_number(gather_seconds(p)) : "null");
+}
+
+std::string time_json(const StepTime& t) {
+  return fmt::format(
+      "{{\"total\": {}, \"products\": {}, \"attention\": {}, \"elementwise\": {}, \"exposed_copies\": {}, \"hidden_copies\": {}, "
+      "\"exchange\": {}, \"optimizer\": {}}}",
+      json_number(t.total()), json_number(t.products), json_number(t.attention), json_number(t.elementwise), json_number(t.copies),
+      json_number(t.hidden_copies), json_number(t.exchange), json_number(t.optimizer));
+}
+
+std::string rates_json(const Rates& r) {
+  return fmt::format(
+      "{{\"source\": {}, \"products\": {}, \"attention\": {}, \"elementwise\": {}, \"link\": {}, \"peers\": {}, \"peak\": {}}}",
+      json_quote(r.source), json_number(r.products), json_number(r.attention), json_number(r.elementwise), json_number(r.link),
+      r.peers > 0 ? json_number(r.peers) : "null", json_number(r.peak));
+}
+
+/// The fields of a plan without braces.
+std::string memory_fields(const PlanReport& p) {
+  const MemoryPlan& plan = p.memory;
+  const ParameterCounts& c = p.counts;
+  std::string layers;
+  for (const LayerPolicy& policy : policies_of(plan)) layers += (layers.empty() ? "" : ", ") + json_quote(name_of(policy));
+  return fmt::format(
+      "\"policy\": {}, \"layer_policy\": [{}], \"sequence_length\": {}, \"group\": {}, \"parameters\": {{\"total\": {}, \"trainable\": {}, "
+      "\"lora\": {}, \"norms\": {}, \"embeddings\": {}, \"head\": {}, \"projections\": {}}}, \"device_bytes\": {}, \"host_bytes\": {}, "
+      "\"budget_bytes\": {}, \"row_tile\": {}, \"flops\": {{\"model\": {}, \"hardware\": {}}}, \"ranks\": {}, \"weight_ranks\": {}, "
+      "\"state_ranks\": {}, \"gather\": {}, \"max_context\": {}",
+      json_quote(plan.policy_name()), layers, p.run.sequence_length, p.run.group, c.total, c.trainable, c.lora, c.norms, c.embeddings,
+      c.head, c.projections, bytes_json(plan.device_bytes), bytes_json(plan.host_bytes), plan.budget_bytes, plan.row_tile,
+      json_number(plan.flops.model), json_number(plan.flops.hardware), p.ranks, plan.weight_ranks, plan.state_ranks, gather_json(p),
+      p.max_context > 0 ? std::to_string(p.max_context) : "null");
+}
+
+std::string time_fields(const PlanReport& p) {
+  return fmt::format(
+      "\"policy_summary\": {}, \"peak\": {{\"bytes\": {}, \"moment\": {}}}, \"host_budget_bytes\": {}, \"loss_chunk\": {}, "
+      "\"tokens_per_step\": {}, \"step_seconds\": {}, \"tokens_per_second\": {}, \"mfu\": {}, \"hfu\": {}, \"rates\": {}",
+      json_quote(p.memory.policy_summary()), p.memory.peak_bytes(), json_quote(moment(p.peak)),
+      p.host_budget > 0 ? std::to_string(p.host_budget) : "null", p.memory.loss_chunk, p.run.tokens_per_step, time_json(p.time),
+      json_number(p.time.tokens_per_second), json_number(p.time.mfu), json_number(p.time.hfu), rates_json(p.rates));
+}
+
+/// "weights 12.6 | kept activations 57.7", in GiB; below 0.05 left out.
+std::string components(const std::vector<std::pair<std::string, int64_t>>& parts) {
+  std::string text;
+  for (auto [name, bytes] : parts) {
+    if (name == "total" || gib(bytes) < 0.0005) continue;
+    std::ranges::replace(name, '_', ' ');
+    text += fmt::format("{}{} {:.{}f}", text.empty() ? "" : " | ", name, gib(bytes), gib(bytes) < 0.05 ? 3 : 1);
+  }
+  return text.empty() ? "nothing above a megabyte" : text;
+}
+
+std::string ranks_text(const PlanReport& p) {
+  const MemoryPlan& plan = p.memory;
+  if (p.ranks == 1) return "";
+  const auto parts = [](int64_t count) { return count > 1 ? fmt::format("in {} parts", count) : std::string("whole on each"); };
+  std::string text = fmt::format("ranks      {}; frozen layers {}, masters and moments {}; bytes are those of one rank\n", p.ranks,
+                                 parts(plan.weight_ranks), parts(plan.state_ranks));
+  if (plan.weight_ranks == 1) return text;
+  text += fmt::format("gather     {} a layer against {:.2f} TFLOP forward: {:.3g} bytes a FLOP, forward and once more backward\n",
+                      size(plan.gather_bytes), plan.layer_forward_flops / 1e12, gather_ratio(plan));
+  if (p.link_gbytes > 0) {
+    const double seconds = gather_seconds(p);
+    text += fmt::format("link       {:.4g} GB/s: {:.3g} ms a layer, hidden where a device computes below {:.4g} TFLOP/s\n", p.link_gbytes,
+                        1e3 * seconds, plan.layer_forward_flops / seconds / 1e12);
+  }
+  return text;
+}
+
+std::string peak_text(const PlanReport& p) {
+  const MemoryPlan& plan = p.memory;
+  const bool gpu = on_gpu(plan);
+  std::string text =
+      fmt::format("{} peak {} of {} ({})", gpu ? "device" : "host", size(plan.peak_bytes()), size(plan.budget_bytes), moment(p.peak));
+  const int64_t host = plan.host_bytes.back().second;
+  if (gpu && (host > 0 || p.host_budget > 0))
+    text += fmt::format("   host {}{}", size(host), p.host_budget > 0 ? " of " + size(p.host_budget) : "");
+  return text + fmt::format("\n  GiB: {}\n", components(gpu ? plan.device_bytes : plan.host_bytes));
+}
+
+std::string rates_text(const Rates& r) {
+  return fmt::format("products {:.4g}, attention {:.4g}, peak {:.4g} TFLOP/s; memory {:.4g}, link {:.4g} GB/s; {}", r.products / 1e12,
+                     r.attention / 1e12, r.peak / 1e12, r.elementwise / 1e9, r.link / 1e9, r.source);
+}
+
+}  // namespace
+
+PlanReport report_plan(const ModelConfig& model, const TrainConfig& config, const RunPlan& run, const PlanTarget& target,
+                       const MemoryPlan& memory, const Rates& rates) {
+  StepShape shape = step_shape(model, config, run, target.device == PlanTarget::Device::gpu, target.element_bytes, memory.weight_ranks);
+  shape.layer.row_tile = memory.row_tile;
+  const std::vector<LayerPolicy> policies = policies_of(memory);
+  const LossShape loss{.chunk_rows = memory.loss_chunk, .vocabulary = model.vocab_size, .head_trained = shape.head_trained};
+  return {.run = run,
+          .memory = memory,
+          .counts = count_parameters(model, config.tuning),
+          .rates = rates,
+          .time = predict_step_time(shape, policies, rates),
+          .peak = training_peak(shape.layer, policies, loss),
+          .ranks = shape.ranks};
+}
+
+std::string plan_json(const PlanReport& p) { return "{" + memory_fields(p) + ", " + time_fields(p) + "}\n"; }
+
+std::string plan_text(const PlanReport& p) {
+  std::string text = peak_text(p);
+  text += fmt::format("parameters {} in all, {} trained\n", p.counts.total, p.counts.trainable);
+  text += "policy     " + p.memory.policy_summary() + "\n";
+  text += fmt::format("rope       {}\n", p.run.rope.summary());
+  text += fmt::format("attention  group {} tokens of {}\n", p.run.group, p.run.sequence_length);
+  text += fmt::format("FLOPs      {:.2f} G per token of the model, {:.2f} G with recomputation\n", p.memory.flops.model / 1e9,
+                      p.memory.flops.hardware / 1e9);
+  text += fmt::format("step       {} for {} tokens\n", step_time_text(p.time), p.run.tokens_per_step);
+  text += "rates      " + rates_text(p.rates) + "\n";
+  text += ranks_text(p);
+  if (p.max_context > 0) text += fmt::format("largest context: {} tokens\n", p.max_context);
+  return text;
+}
+
+std::string plan_table_json(const std::vector<PlanRow>& rows) {
+  std::string text;
+  for (const PlanRow& row : rows) {
+    if (!text.empty()) text += ",\n ";
+    if (row.refused.empty())
+      text += "{" + memory_fields(row.plan) + ", " + time_fields(row.plan) + "}";
+    else
+      text += fmt::format("{{\"sequence_length\": {}, \"refused\": {}, \"max_context\": {}}}", row.sequence_length, json_quote(row.refused),
+                          row.max_context > 0 ? std::to_string(row.max_context) : "null");
+  }
+  return "[" + text + "]\n";
+}
+
+std::string plan_table_text(const std::vector<PlanRow>& rows) {
+  std::string text = fmt::format("{:>9} {:>11} {:>9} {:>10} {:>10} {:>6} {:>6}  policy\n", "tokens", "peak GiB", "host GiB", "s a step",
+                                 "tok/s", "MFU %", "HFU %");
+  for (const PlanRow& row : rows) {
+    if (!row.refused.empty()) {
+      text += fmt::format("{:>9} does not fit: {}\n", row.sequence_length, row.refused);
+      continue;
+    }
+    const StepTime& t = row.plan.time;
+    const MemoryPlan& plan = row.plan.memory;
+    text += fmt::format("{:>9} {:>11.1f} {:>9.1f} {:>10.4g} {:>10.4g} {:>6.0f} {:>6.0f}  {}\n", row.sequence_length, gib(plan.peak_bytes()),
+                        gib(on_gpu(plan) ? plan.host_bytes.back().second : 0), t.total(), t.tokens_per_second, 100 * t.mfu, 100 * t.hfu,
+                        plan.policy_summary());
+  }
+  if (!rows.empty() && rows.front().max_context > 0) text += fmt::format("largest context: {} tokens\n", rows.front().max_context);
+  const auto planned = std::ranges::find_if(rows, [](const PlanRow& row) { return row.refused.empty(); });
+  return planned == rows.end() ? text : text + "rates: " + rates_text(planned->plan.rates) + "\n";
+}
+
+}  // namespace longlora
