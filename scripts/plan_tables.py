@@ -137,9 +137,9 @@ def anchors(planner: Planner) -> str:
     page += "\nLongest rows on 76 GiB, thousands of tokens; by hand: whole and streamed without host memory, streamed with 120 GiB of it.\n\n"
     page += head("model", "without host memory", "by hand", f"with {HOST} GiB", "by hand")
     for model, (whole, streamed, with_host) in LONGEST.items():
-        alone, beside = planner.table(model, 76, host=0.001)[0], planner.table(model, 76)[0]
-        page += line(model, f"{(alone['max_context'] or 0) / 1e3:.1f}", f"{whole} whole, {streamed} streamed", f"{(beside['max_context'] or 0) / 1e3:.1f}",
-                     with_host)
+        row = planner.table(model, 76)[0]
+        longest = [f"{(row[key] or 0) / 1e3:.1f}" for key in ("max_context_without_host", "max_context")]
+        page += line(model, longest[0], f"{whole} whole, {streamed} streamed", longest[1], with_host)
     return page
 
 

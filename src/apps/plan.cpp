@@ -47,23 +47,32 @@ struct Question {
   Rates rates;
 
   RunPlan run() const { return make_run_plan(config, model, flags.ranks / config.dist.sequence_parallel); }
-  PlanReport answer(int64_t max_context) const {
+  PlanReport answer(const LongestContext& longest) const {
     const RunPlan plan = run();
     const MemoryPlan memory = make_memory_plan(model, config, plan, target);
     PlanReport report = report_plan(model, config, plan, target, memory, rates);
-    report.max_context = max_context;
+    report.longest = longest;
     report.link_gbytes = flags.link_gbytes;
     if (target.device == PlanTarget::Device::gpu) report.host_budget = config.memory.host_budget.value_or(0);
     return report;
   }
+  LongestContext longest() const {
+    if (!flags.max_context) return {};
+    LongestContext longest{.tokens = largest_context(model, config, run(), target)};
+    if (target.device == PlanTarget::Device::cpu || !config.memory.host_budget) return longest;
+    TrainConfig alone = config;
+    alone.memory.host_budget = 0;
+    longest.without_host = largest_context(model, alone, run(), target);
+    return longest;
+  }
 };
 
 /// A length that does not fit is a row, not the end of the table.
-PlanRow row_of(Question question, int64_t length, int64_t max_context) {
-  PlanRow row{.sequence_length = length, .max_context = max_context};
+PlanRow row_of(Question question, int64_t length, const LongestContext& longest) {
+  PlanRow row{.sequence_length = length, .longest = longest};
   question.config.data.sequence_length = length;
   try {
-    row.plan = question.answer(max_context);
+    row.plan = question.answer(longest);
   } catch (const Error& error) {
     if (error.kind != ErrorKind::memory) throw;
     row.refused = error.what_happened;
@@ -80,14 +89,14 @@ int plan(const PlanFlags& flags) {
   const PlanTarget target = target_of(flags, config);
   const BaseModel base(config.model.path, false);
   const Question question{flags, config, base.config, target, rates_of(flags, target)};
-  const int64_t max_context = flags.max_context ? largest_context(base.config, config, question.run(), target) : 0;
+  const LongestContext longest = question.longest();
   if (flags.table.empty()) {
-    const PlanReport report = question.answer(max_context);
+    const PlanReport report = question.answer(longest);
     print_out(flags.json ? plan_json(report) : plan_text(report));
     return 0;
   }
   std::vector<PlanRow> rows;
-  for (const int64_t length : flags.table) rows.push_back(row_of(question, length, max_context));
+  for (const int64_t length : flags.table) rows.push_back(row_of(question, length, longest));
   print_out(flags.json ? plan_table_json(rows) : plan_table_text(rows));
   return 0;
 }

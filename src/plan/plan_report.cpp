@@ -38,6 +38,8 @@ std::string bytes_json(const std::vector<std::pair<std::string, int64_t>>& parts
   return "{" + text + "}";
 }
 
+std::string number_or_null(int64_t n) { return n > 0 ? std::to_string(n) : "null"; }
+
 double gather_seconds(const PlanReport& p) { return static_cast<double>(p.memory.gather_bytes) / (1e9 * p.link_gbytes); }
 double gather_ratio(const MemoryPlan& plan) { return static_cast<double>(plan.gather_bytes) / plan.layer_forward_flops; }
 
@@ -77,16 +79,18 @@ std::string memory_fields(const PlanReport& p) {
       json_quote(plan.policy_name()), layers, p.run.sequence_length, p.run.group, c.total, c.trainable, c.lora, c.norms, c.embeddings,
       c.head, c.projections, bytes_json(plan.device_bytes), bytes_json(plan.host_bytes), plan.budget_bytes, plan.row_tile,
       json_number(plan.flops.model), json_number(plan.flops.hardware), p.ranks, plan.weight_ranks, plan.state_ranks, gather_json(p),
-      p.max_context > 0 ? std::to_string(p.max_context) : "null");
+      number_or_null(p.longest.tokens));
 }
 
 std::string time_fields(const PlanReport& p) {
   return fmt::format(
       "\"policy_summary\": {}, \"peak\": {{\"bytes\": {}, \"moment\": {}}}, \"host_budget_bytes\": {}, \"loss_chunk\": {}, "
-      "\"tokens_per_step\": {}, \"step_seconds\": {}, \"tokens_per_second\": {}, \"mfu\": {}, \"hfu\": {}, \"rates\": {}",
-      json_quote(p.memory.policy_summary()), p.memory.peak_bytes(), json_quote(moment(p.peak)),
-      p.host_budget > 0 ? std::to_string(p.host_budget) : "null", p.memory.loss_chunk, p.run.tokens_per_step, time_json(p.time),
-      json_number(p.time.tokens_per_second), json_number(p.time.mfu), json_number(p.time.hfu), rates_json(p.rates));
+      "\"tokens_per_step\": {}, \"step_seconds\": {}, \"tokens_per_second\": {}, \"mfu\": {}, \"hfu\": {}, \"rates\": {}, "
+      "\"full_attention_step_seconds\": {}, \"max_context_without_host\": {}",
+      json_quote(p.memory.policy_summary()), p.memory.peak_bytes(), json_quote(moment(p.peak)), number_or_null(p.host_budget),
+      p.memory.loss_chunk, p.run.tokens_per_step, time_json(p.time), json_number(p.time.tokens_per_second), json_number(p.time.mfu),
+      json_number(p.time.hfu), rates_json(p.rates), p.full_attention_time ? time_json(*p.full_attention_time) : "null",
+      number_or_null(p.longest.without_host));
 }
 
 /// "weights 12.6 | kept activations 57.7", in GiB; below 0.05 left out.
@@ -133,6 +137,14 @@ std::string rates_text(const Rates& r) {
                      r.attention / 1e12, r.peak / 1e12, r.elementwise / 1e9, r.link / 1e9, r.source);
 }
 
+std::string longest_text(const LongestContext& longest) {
+  if (longest.tokens == 0) return "";
+  std::string text = fmt::format("largest context: {} tokens", longest.tokens);
+  if (longest.without_host > 0 && longest.without_host != longest.tokens)
+    text += fmt::format(", {} without host memory", longest.without_host);
+  return text + "\n";
+}
+
 }  // namespace
 
 PlanReport report_plan(const ModelConfig& model, const TrainConfig& config, const RunPlan& run, const PlanTarget& target,
@@ -141,13 +153,20 @@ PlanReport report_plan(const ModelConfig& model, const TrainConfig& config, cons
   shape.layer.row_tile = memory.row_tile;
   const std::vector<LayerPolicy> policies = policies_of(memory);
   const LossShape loss{.chunk_rows = memory.loss_chunk, .vocabulary = model.vocab_size, .head_trained = shape.head_trained};
-  return {.run = run,
-          .memory = memory,
-          .counts = count_parameters(model, config.tuning),
-          .rates = rates,
-          .time = predict_step_time(shape, policies, rates),
-          .peak = training_peak(shape.layer, policies, loss),
-          .ranks = shape.ranks};
+  PlanReport report{.run = run,
+                    .memory = memory,
+                    .counts = count_parameters(model, config.tuning),
+                    .rates = rates,
+                    .time = predict_step_time(shape, policies, rates),
+                    .peak = training_peak(shape.layer, policies, loss),
+                    .ranks = shape.ranks};
+  if (config.attention.full_steps > 0 && config.attention.kind != AttentionKind::full) {
+    TrainConfig full = config;
+    full.attention.kind = AttentionKind::full;
+    shape.attention_flops = step_shape(model, full, run, shape.layer.on_device, target.element_bytes).attention_flops;
+    report.full_attention_time = predict_step_time(shape, policies, rates);
+  }
+  return report;
 }
 
 std::string plan_json(const PlanReport& p) { return "{" + memory_fields(p) + ", " + time_fields(p) + "}\n"; }
@@ -161,10 +180,10 @@ std::string plan_text(const PlanReport& p) {
   text += fmt::format("FLOPs      {:.2f} G per token of the model, {:.2f} G with recomputation\n", p.memory.flops.model / 1e9,
                       p.memory.flops.hardware / 1e9);
   text += fmt::format("step       {} for {} tokens\n", step_time_text(p.time), p.run.tokens_per_step);
+  if (p.full_attention_time) text += fmt::format("full       {} in the last steps\n", step_time_text(*p.full_attention_time));
   text += "rates      " + rates_text(p.rates) + "\n";
   text += ranks_text(p);
-  if (p.max_context > 0) text += fmt::format("largest context: {} tokens\n", p.max_context);
-  return text;
+  return text + longest_text(p.longest);
 }
 
 std::string plan_table_json(const std::vector<PlanRow>& rows) {
@@ -174,8 +193,9 @@ std::string plan_table_json(const std::vector<PlanRow>& rows) {
     if (row.refused.empty())
       text += "{" + memory_fields(row.plan) + ", " + time_fields(row.plan) + "}";
     else
-      text += fmt::format("{{\"sequence_length\": {}, \"refused\": {}, \"max_context\": {}}}", row.sequence_length, json_quote(row.refused),
-                          row.max_context > 0 ? std::to_string(row.max_context) : "null");
+      text += fmt::format("{{\"sequence_length\": {}, \"refused\": {}, \"max_context\": {}, \"max_context_without_host\": {}}}",
+                          row.sequence_length, json_quote(row.refused), number_or_null(row.longest.tokens),
+                          number_or_null(row.longest.without_host));
   }
   return "[" + text + "]\n";
 }
@@ -194,7 +214,7 @@ std::string plan_table_text(const std::vector<PlanRow>& rows) {
                         gib(on_gpu(plan) ? plan.host_bytes.back().second : 0), t.total(), t.tokens_per_second, 100 * t.mfu, 100 * t.hfu,
                         plan.policy_summary());
   }
-  if (!rows.empty() && rows.front().max_context > 0) text += fmt::format("largest context: {} tokens\n", rows.front().max_context);
+  if (!rows.empty()) text += longest_text(rows.front().longest);
   const auto planned = std::ranges::find_if(rows, [](const PlanRow& row) { return row.refused.empty(); });
   return planned == rows.end() ? text : text + "rates: " + rates_text(planned->plan.rates) + "\n";
 }

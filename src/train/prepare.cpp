@@ -6,6 +6,7 @@
 #include "longlora/core/log.h"
 #include "longlora/core/text.h"
 #include "longlora/ops/attention.h"
+#include "longlora/plan/plan_report.h"
 #include "longlora/train/environment.h"
 
 namespace longlora {

@@ -6,6 +6,7 @@
 #include "longlora/core/error.h"
 #include "longlora/core/log.h"
 #include "longlora/ops/accelerator.h"
+#include "longlora/plan/plan_report.h"
 #include "longlora/tokenizer/tokenizer.h"
 #include "longlora/train/environment.h"
 #include "longlora/train/prepare.h"

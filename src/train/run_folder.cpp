@@ -11,6 +11,7 @@
 #include "longlora/core/json.h"
 #include "longlora/core/log.h"
 #include "longlora/core/text.h"
+#include "longlora/plan/plan_report.h"
 #include "longlora/train/environment.h"
 #include "longlora/train/run_status.h"
 #include "longlora/train/version.h"

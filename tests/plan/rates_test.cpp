@@ -174,7 +174,7 @@ TEST(StepTime, GatheredWeightsAndHalosCostWhatNothingHides) {
   EXPECT_EQ(part.halo_bytes, 12800 * 2 * 16 * 128 * (2 + 2 + 4));  // half of the KV heads: two times there in bf16, back in fp32
 }
 
-TEST(StepTime, FullTuningHasWeightGradientsAndASixthOfItLess) {
+TEST(StepTime, FullTuningHasWeightGradients) {
   TrainConfig full;
   full.tuning.mode = TuningMode::full;
   const StepTime t = time_of(shape_of(llama2_7b(), 8192, full), KeepPolicy::save_all);

@@ -1,6 +1,7 @@
 #pragma once
 // How a plan is said: for people, as JSON (`plan --json`, plan.json of a run), and one line a length. One place, so that all of them agree.
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -9,6 +10,11 @@
 
 namespace longlora {
 
+/// Tokens of the longest row that fits; 0: not asked for, or none.
+struct LongestContext {
+  int64_t tokens = 0, without_host = 0;  // without_host: nothing offloaded, asked for where a plan has host memory beside a GPU
+};
+
 /// A plan with its predicted time.
 struct PlanReport {
   RunPlan run;
@@ -16,11 +22,12 @@ struct PlanReport {
   ParameterCounts counts;
   Rates rates;
   StepTime time;
-  ActivationPeak peak;      // when activations are largest
-  int64_t ranks = 1;        // in all
-  int64_t host_budget = 0;  // beside a device; 0: not asked for
-  int64_t max_context = 0;  // 0: not asked for
-  double link_gbytes = 0;   // GB/s between ranks as the user says it; 0: not said
+  std::optional<StepTime> full_attention_time;  // of a step of attention.full_steps
+  ActivationPeak peak;                          // when activations are largest
+  int64_t ranks = 1;                            // in all
+  int64_t host_budget = 0;                      // beside a device; 0: not asked for
+  LongestContext longest;
+  double link_gbytes = 0;  // GB/s between ranks as the user says it; 0: not said
 };
 
 PlanReport report_plan(const ModelConfig&, const TrainConfig&, const RunPlan&, const PlanTarget&, const MemoryPlan&, const Rates&);
@@ -32,8 +39,8 @@ std::string plan_text(const PlanReport&);
 /// One length of a table: a plan, or why there is none.
 struct PlanRow {
   int64_t sequence_length = 0;
-  std::string refused;      // what is needed and available; empty: `plan` holds
-  int64_t max_context = 0;  // 0: not asked for
+  std::string refused;  // what is needed and available; empty: `plan` holds
+  LongestContext longest;
   PlanReport plan;
 };
 std::string plan_table_json(const std::vector<PlanRow>&);

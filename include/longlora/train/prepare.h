@@ -9,11 +9,13 @@
 #include "longlora/config/config_io.h"
 #include "longlora/config/run_plan.h"
 #include "longlora/plan/memory_plan.h"
-#include "longlora/plan/plan_report.h"
 #include "longlora/tokenizer/tokenizer.h"
 #include "longlora/train/device.h"
 
 namespace longlora {
+
+struct PlanReport;
+struct Rates;
 
 struct PreparedRun {
   LoadedConfig loaded;
