@@ -107,7 +107,7 @@ def plans(planner: Planner, model: str, title: str, ranks: int, settings: list[s
                 continue
             shared = f"; frozen layers in {row['weight_ranks']} parts" if row["weight_ranks"] > 1 else ""
             page += line(f"{card} GB", length(row["sequence_length"]), mix(row["layer_policy"]) + shared, f"{gib(row['device_bytes']['total']):.1f}",
-                         f"{gib(row['host_bytes']['total']):.1f}", f"{row['step_seconds']['total']:.3g}", f"{row['tokens_per_second']:.4g}",
+                         f"{gib(row['offload_host_bytes']):.1f}", f"{row['step_seconds']['total']:.3g}", f"{row['tokens_per_second']:.4g}",
                          f"{100 * row['mfu']:.0f}, {100 * row['hfu']:.0f}")
         if refused:
             page += line(f"{card} GB", f"from {length(refused[0]['sequence_length'])} on", "does not fit: " + refused[0]["refused"], "", "", "", "", "")

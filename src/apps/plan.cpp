@@ -27,7 +27,8 @@ int64_t bytes_of(double gib) { return static_cast<int64_t>(gib * kGib); }
 
 /// A device from the flags, or this machine's. --host-memory alone plans for a CPU; beside a device it is what may be offloaded to.
 PlanTarget target_of(const PlanFlags& flags, const TrainConfig& config) {
-  if (flags.device_memory_gib > 0) return {PlanTarget::Device::gpu, 2, bytes_of(flags.device_memory_gib)};
+  if (flags.device_memory_gib > 0)
+    return {PlanTarget::Device::gpu, 2, bytes_of(flags.device_memory_gib), config.memory.host_budget.value_or(0)};
   const ComputeDevice device = flags.host_memory_gib > 0 ? ComputeDevice{} : choose_device(config.device);
   return plan_target(device, config, resolve_compute(config, device));
 }
@@ -53,16 +54,15 @@ struct Question {
     PlanReport report = report_plan(model, config, plan, target, memory, rates);
     report.longest = longest;
     report.link_gbytes = flags.link_gbytes;
-    if (target.device == PlanTarget::Device::gpu) report.host_budget = config.memory.host_budget.value_or(0);
     return report;
   }
   LongestContext longest() const {
     if (!flags.max_context) return {};
     LongestContext longest{.tokens = largest_context(model, config, run(), target)};
-    if (target.device == PlanTarget::Device::cpu || !config.memory.host_budget) return longest;
-    TrainConfig alone = config;
-    alone.memory.host_budget = 0;
-    longest.without_host = largest_context(model, alone, run(), target);
+    if (target.device == PlanTarget::Device::cpu || target.host_budget_bytes == 0) return longest;
+    PlanTarget alone = target;
+    alone.host_budget_bytes = 0;
+    longest.without_host = largest_context(model, config, run(), alone);
     return longest;
   }
 };

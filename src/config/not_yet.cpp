@@ -28,9 +28,7 @@ void Checks::check_supported_machine() {
   if (c_.model.dtype == WeightDType::fp16) not_yet("model.dtype", "fp16", "use bf16 or fp32");
   if (c_.precision.compute == ComputeType::fp16) not_yet("precision.compute", "fp16", "use bf16 or fp32");
   if (!c_.attention.deterministic) not_yet("attention.deterministic", "false", "use true");
-  if (c_.memory.policy == MemoryPolicy::checkpoint_offload) not_yet("memory.policy", "checkpoint_offload", "use checkpoint");
-  if (c_.memory.halo_streaming == HaloStreaming::on || c_.memory.halo_streaming == HaloStreaming::full_host)
-    not_yet("memory.halo_streaming", name_of_value(c_.memory.halo_streaming), "use off");
+  if (c_.memory.halo_streaming == HaloStreaming::full_host) not_yet("memory.halo_streaming", "full_host", "use auto");
   if (!c_.evaluate.passkey.contexts.empty()) report("evaluate.passkey.contexts", "passkey retrieval is not in this version", "remove it");
   if (c_.evaluate.passkey.trials != TrainConfig{}.evaluate.passkey.trials)
     report("evaluate.passkey.trials", "passkey retrieval is not in this version", "remove it");

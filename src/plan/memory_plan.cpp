@@ -1,222 +1,156 @@
 #include "longlora/plan/memory_plan.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <optional>
 
 #include "longlora/core/error.h"
-#include "plan/shapes.h"
+#include "plan/setup.h"
 
 namespace longlora {
 namespace {
 
-using plan::Keep;
+using plan::Found;
+using plan::gib;
+using plan::Limits;
+using plan::PassShape;
+using plan::Search;
+using plan::Setup;
 using plan::Shapes;
 
-// Attention runs at about two thirds of the rate of plain products (measured on two AVX2 cores), so its FLOPs weigh more.
-constexpr double kAttentionWeight = 1.5;
-
-/// The last `num_all` layers keep everything, the `num_attention` before them keep attention: their kept bytes are freed first.
-struct Mix {
-  int64_t num_all = 0, num_attention = 0;
-  Keep of(int64_t layer, int64_t layers) const {
-    if (layer >= layers - num_all) return Keep::save_all;
-    return layer >= layers - num_all - num_attention ? Keep::save_attention : Keep::checkpoint;
-  }
-};
-
-struct Bytes {
-  int64_t kept = 0, workspace = 0;
-};
-
-/// Largest sum of kept layers and the workspace of the layer whose backward runs: what is alive at the worst moment.
-Bytes activation_bytes(const Shapes& s, const Mix& mix) {
-  Bytes worst;
-  int64_t kept = 0;
-  for (int64_t layer = 0; layer < s.layers; ++layer) {
-    const Keep keep = mix.of(layer, s.layers);
-    kept += s.kept_bytes(keep);
-    const int64_t workspace = s.workspace_bytes(keep);
-    if (kept + workspace >= worst.kept + worst.workspace) worst = {kept, workspace};
-  }
-  return worst;
-}
-
-int64_t peak_bytes(const Shapes& s, const Mix& mix) {
-  const Bytes b = activation_bytes(s, mix);
-  return s.fixed_bytes() + s.per_token_bytes() + b.kept + b.workspace;
-}
-
-double recompute_cost(const Shapes& s, const Mix& mix) {
-  const double attention = s.attention_flops_per_token / static_cast<double>(s.layers);
-  double cost = 0;
-  for (int64_t layer = 0; layer < s.layers; ++layer) {
-    const Keep keep = mix.of(layer, s.layers);
-    cost += s.recompute_flops_per_token(keep) + (keep == Keep::checkpoint ? (kAttentionWeight - 1) * attention : 0);
-  }
-  return cost;
-}
-
-/// Cheapest mix that fits, ties to fewer bytes; nullopt when not even recomputing everything fits.
-std::optional<Mix> cheapest_mix(const Shapes& s, int64_t budget) {
-  std::optional<Mix> best;
-  double best_cost = 0;
-  int64_t best_bytes = 0;
-  for (int64_t all = 0; all <= s.layers; ++all) {
-    for (int64_t attention = 0; attention <= s.layers - all; ++attention) {
-      const Mix mix{all, attention};
-      const int64_t bytes = peak_bytes(s, mix);
-      if (bytes > budget) continue;
-      const double cost = recompute_cost(s, mix);
-      if (!best || cost < best_cost || (cost == best_cost && bytes < best_bytes)) best = mix, best_cost = cost, best_bytes = bytes;
-    }
-  }
-  return best;
-}
-
-Mix fixed_mix(const Shapes& s, MemoryPolicy policy) {
-  LONGLORA_CHECK(policy != MemoryPolicy::checkpoint_offload, config, "checkpoint_offload is not in this version", "memory.policy",
-                 "use auto, save_all, save_attention or checkpoint");
-  if (policy == MemoryPolicy::save_all) return {.num_all = s.layers};
-  if (policy == MemoryPolicy::save_attention) return {.num_attention = s.layers};
-  return {};
-}
-
-std::string gib(int64_t bytes) { return fmt::format("{:.1f} GiB", static_cast<double>(bytes) / (1 << 30)); }
-
+/// One line, before anything is read: needed, available, what to do.
 [[noreturn]] void refuse(const ModelConfig& model, const TrainConfig& config, const RunPlan& run, const PlanTarget& target,
-                         int64_t needed) {
-  const int64_t fits = largest_context(model, config, run, target);
-  const std::string budget_key = target.device == PlanTarget::Device::cpu ? "memory.host_budget" : "memory.device_budget";
-  std::string remedies;
-  if (config.memory.policy != MemoryPolicy::automatic) remedies += "memory.policy: auto, ";
-  const bool could_share = run.ranks * config.dist.sequence_parallel > 1 && config.tuning.mode != TuningMode::full;
-  if (could_share && config.dist.shard_weights == ShardWeights::none) remedies += "dist.shard_weights: auto, ";
-  if (fits > 0 && fits < run.sequence_length)
-    remedies += "data.sequence_length <= " + std::to_string(fits) + ", ";
-  else if (run.micro_batch > 1)
-    remedies += "train.micro_batch: 1, ";
-  remedies += budget_key + " >= " + gib(needed);
-  if (config.tuning.mode == TuningMode::lora && config.tuning.train_embeddings) remedies += ", or tuning.train_embeddings: false";
-  fail(ErrorKind::memory, "needs " + gib(needed) + " of memory, " + gib(target.budget_bytes) + " may be used", budget_key,
-       "set " + remedies);
+                         const plan::Need& need) {
+  const bool device_is_short = need.bytes > target.budget_bytes;
+  const std::string what = device_is_short ? "needs " + gib(need.bytes) + " of memory, " + gib(target.budget_bytes) + " may be used"
+                                           : "needs " + gib(need.host_bytes) + " of host memory for offloaded inputs, " +
+                                                 gib(target.host_budget_bytes) + " may be used";
+  fail(ErrorKind::memory, what, device_is_short ? plan::budget_key(target) : "memory.host_budget",
+       plan::remedies(model, config, run, target));
 }
 
-FlopsPerToken flops_of(const Shapes& s, const Mix& mix) {
-  FlopsPerToken flops{.model = s.model_flops_per_token(), .hardware = s.model_flops_per_token()};
-  for (int64_t layer = 0; layer < s.layers; ++layer) flops.hardware += s.recompute_flops_per_token(mix.of(layer, s.layers));
+FlopsPerToken flops_of(const Shapes& s, AttentionKind kind, const std::vector<LayerPolicy>& policies) {
+  FlopsPerToken flops{.model = s.model_flops_per_token(kind), .hardware = s.model_flops_per_token(kind)};
+  for (const LayerPolicy& policy : policies) flops.hardware += s.recompute_flops_per_token(kind, policy.keep);
   return flops;
 }
 
-void fill(MemoryPlan& result, const Shapes& s, const Mix& mix) {
-  const Bytes active = activation_bytes(s, mix);
+int64_t with_total(std::vector<std::pair<std::string, int64_t>>& parts) {
+  int64_t total = 0;
+  for (const auto& [name, bytes] : parts) total += bytes;
+  parts.emplace_back("total", total);
+  return total;
+}
+
+void fill_bytes(MemoryPlan& result, const Shapes& s) {
+  const ActivationPeak& peak = result.peak;
+  const bool loss = peak.phase == ActivationPeak::Phase::loss;
   std::vector<std::pair<std::string, int64_t>> parts = {{"weights", s.weight_bytes()},
                                                         {"optimizer_and_gradient", s.state_bytes()},
                                                         {"gradient_tree", s.tree_bytes()},
                                                         {"runtime", s.runtime_bytes()},
-                                                        {"tile_or_loss_chunk", std::max(s.tile_bytes(), s.loss_chunk_bytes())},
-                                                        {"tables", s.per_token_bytes()},
-                                                        {"kept_activations", active.kept},
-                                                        {"layer_workspace", active.workspace}};
-  int64_t total = 0;
-  for (const auto& [name, bytes] : parts) total += bytes;
-  parts.emplace_back("total", total);
-  std::vector<std::pair<std::string, int64_t>> none = {{"total", 0}};
-  result.device_bytes = s.gpu ? parts : none;
-  result.host_bytes = s.gpu ? none : parts;
-
-  for (int64_t layer = 0; layer < s.layers; ++layer) {
-    const Keep keep = mix.of(layer, s.layers);
-    result.layer_policy.emplace_back(keep == Keep::save_all ? "save_all" : keep == Keep::save_attention ? "save_attention" : "checkpoint");
+                                                        {"tables", s.table_bytes()},
+                                                        {"kept_activations", peak.kept},
+                                                        {"hidden_state", peak.hidden},
+                                                        {"layer_workspace", loss ? 0 : peak.workspace},
+                                                        {"loss_chunk", loss ? peak.workspace : 0},
+                                                        {"offload_staging", peak.staging}};
+  std::vector<std::pair<std::string, int64_t>> offloaded = {{"offloaded_inputs", result.offload_host_bytes}};
+  if (s.gpu) {
+    result.device_bytes = std::move(parts);
+    result.host_bytes = std::move(offloaded);
+  } else {
+    parts.insert(parts.end(), offloaded.begin(), offloaded.end());
+    result.host_bytes = std::move(parts);
   }
-  result.weight_ranks = s.weight_ranks;
-  result.state_ranks = s.state_ranks;
-  if (s.weight_ranks > 1) result.gather_bytes = s.parts.layer_bytes() - s.parts.part_bytes();
-  result.layer_forward_flops = 2.0 * static_cast<double>(s.layer_matmul_parameters() / s.layers) * static_cast<double>(s.tokens);
-  result.row_tile = s.row_tile;
-  result.loss_chunk = s.loss_rows;
+  with_total(result.device_bytes);
+  with_total(result.host_bytes);
 }
 
-/// With what is cheapest in bytes: everything recomputed, unless the policy is fixed.
-int64_t least_bytes(const ModelConfig& model, const TrainConfig& config, const RunPlan& run, const PlanTarget& target) {
-  const Shapes s(model, config, run, target);
-  return peak_bytes(s, config.memory.policy == MemoryPolicy::automatic ? Mix{} : fixed_mix(s, config.memory.policy));
+void look(MemoryPlan& result, const ActivationPeak& peak, MemoryPlan::Pass pass) {
+  if (peak.total() <= result.peak.total()) return;
+  result.peak = peak;
+  result.peak_pass = pass;
 }
 
-/// `auto` becomes frozen only where nothing fits without: gathers cost time.
-TrainConfig with_sharing_resolved(const ModelConfig& model, TrainConfig config, const RunPlan& run, const PlanTarget& target) {
-  if (config.dist.shard_weights != ShardWeights::automatic) return config;
-  config.dist.shard_weights = ShardWeights::none;
-  const int64_t whole = least_bytes(model, config, run, target);
-  if (whole <= target.budget_bytes) return config;
-  TrainConfig shared = config;
-  shared.dist.shard_weights = ShardWeights::frozen;
-  return least_bytes(model, shared, run, target) < whole ? shared : config;  // two layers are whole besides: shallow models gain nothing
+/// "whole layers instead of streamed: does not fit (80.2 GiB)"
+std::string next_text(const Search& search, const Found& found, int64_t other_bytes) {
+  const std::optional<Found> next = search.next_better(found);
+  if (!next) return "";
+  std::vector<LayerPolicy> whole = found.policies;
+  for (LayerPolicy& policy : whole) policy.streamed = false;
+  const bool only_whole = next->policies == whole;
+  return (only_whole ? "whole layers instead of streamed" : plan::summary_of(next->policies)) + ": does not fit (" +
+         gib(other_bytes + next->peak.total()) + ")";
 }
 
-bool fits_at(const ModelConfig& model, const TrainConfig& config, RunPlan run, const PlanTarget& target, int64_t length) {
-  run.sequence_length = length;
-  const bool by_ratio = !config.attention.group_size && config.attention.group_preset == GroupPreset::none;
-  if (config.attention.kind != AttentionKind::full && by_ratio) run.group = resolve_group(config.attention, length);
-  return least_bytes(model, with_sharing_resolved(model, config, run, target), run, target) <= target.budget_bytes;
+void choose_policies(MemoryPlan& result, const Setup& setup) {
+  const Limits limits = setup.limits();
+  const Search search = setup.search(setup.training);
+  const std::optional<Found> found = search.cheapest(limits);
+  LONGLORA_INVARIANT(found);  // Setup::need fits
+  result.layer_policy = found->policies;
+  result.offload_host_bytes = offloaded_bytes(setup.training.layer, found->policies);
+  look(result, found->peak, MemoryPlan::Pass::training);
+  if (setup.full) {
+    const std::optional<Found> full = setup.search(*setup.full).cheapest(limits);
+    LONGLORA_INVARIANT(full);
+    result.full_layer_policy = full->policies;
+    result.offload_host_bytes = std::max(result.offload_host_bytes, offloaded_bytes(setup.full->layer, full->policies));
+    look(result, full->peak, MemoryPlan::Pass::full_attention);
+  }
+  look(result, setup.evaluation_peak(), MemoryPlan::Pass::evaluation);
+  result.arena_bytes = result.peak.total();
+  result.next = next_text(search, *found, setup.target.budget_bytes - limits.arena_bytes);
 }
 
 }  // namespace
 
-int64_t MemoryPlan::peak_bytes() const { return std::max(device_bytes.back().second, host_bytes.back().second); }
+int64_t MemoryPlan::peak_bytes() const { return (on_gpu() ? device_bytes : host_bytes).back().second; }
+
+std::string MemoryPlan::peak_name() const {
+  using Phase = ActivationPeak::Phase;
+  const std::string layer = " of layer " + std::to_string(peak.layer);
+  const std::string moment = peak.phase == Phase::loss ? "loss" : (peak.phase == Phase::forward ? "forward" : "backward") + layer;
+  if (peak_pass == Pass::evaluation) return moment + " in an evaluation";
+  return peak_pass == Pass::full_attention ? moment + " in a step with full attention" : moment;
+}
 
 std::string MemoryPlan::policy_name() const {
-  const bool uniform =
-      std::all_of(layer_policy.begin(), layer_policy.end(), [&](const std::string& p) { return p == layer_policy.front(); });
-  return uniform && !layer_policy.empty() ? layer_policy.front() : "mixed";
+  const bool uniform = std::ranges::all_of(layer_policy, [&](const LayerPolicy& p) { return p == layer_policy.front(); });
+  return uniform && !layer_policy.empty() ? name_of(layer_policy.front()) : "mixed";
 }
 
 std::string MemoryPlan::policy_summary() const {
-  std::string text;
-  for (size_t first = 0; first < layer_policy.size();) {
-    size_t last = first;
-    while (last + 1 < layer_policy.size() && layer_policy[last + 1] == layer_policy[first]) ++last;
-    text += (text.empty() ? "layers " : ", ") + std::to_string(first) + ".." + std::to_string(last) + " " + layer_policy[first];
-    first = last + 1;
-  }
-  return text;
+  const std::string text = plan::summary_of(layer_policy);
+  if (full_layer_policy.empty() || full_layer_policy == layer_policy) return text;
+  return text + "; with full attention " + plan::summary_of(full_layer_policy);
 }
 
-MemoryPlan make_memory_plan(const ModelConfig& model, const TrainConfig& wanted_config, const RunPlan& run, const PlanTarget& target) {
-  const TrainConfig config = with_sharing_resolved(model, wanted_config, run, target);
-  const Shapes s(model, config, run, target);
-  const bool automatic = config.memory.policy == MemoryPolicy::automatic;
-  const Mix wanted = automatic ? Mix{} : fixed_mix(s, config.memory.policy);
-  const int64_t least = peak_bytes(s, wanted);
-  if (least > target.budget_bytes) refuse(model, wanted_config, run, target, least);
-  MemoryPlan result;
-  result.budget_bytes = target.budget_bytes;
-  const Mix mix = automatic ? *cheapest_mix(s, target.budget_bytes) : wanted;
-  fill(result, s, mix);
-  TrainConfig full = config;
-  full.attention.kind = AttentionKind::full;
-  result.flops = flops_of(s, mix);
-  result.full_attention_flops = flops_of(Shapes(model, full, run, target), mix);
+MemoryPlan make_memory_plan(const ModelConfig& model, const TrainConfig& wanted, const RunPlan& run, const PlanTarget& target) {
+  const Setup setup(model, plan::resolved(model, wanted, run, target), run, target);
+  if (const plan::Need need = setup.need(); !need.within(target)) refuse(model, wanted, run, target, need);
+  const Shapes& s = setup.shapes;
+  MemoryPlan result{.stream_block = setup.training.layer.block,
+                    .row_tile = setup.training.layer.row_tile,
+                    .loss_chunk = setup.training.loss.chunk_rows,
+                    .budget_bytes = target.budget_bytes,
+                    .host_budget_bytes = target.host_budget_bytes,
+                    .weight_ranks = s.weight_ranks,
+                    .state_ranks = s.state_ranks};
+  result.stream_keeps_bits = result.stream_block == 0 || plan::block_is_whole_tiles(result.stream_block, model.head_dim, target);
+  choose_policies(result, setup);
+  fill_bytes(result, s);
+  const std::vector<LayerPolicy>& full = result.full_layer_policy.empty() ? result.layer_policy : result.full_layer_policy;
+  result.flops = flops_of(s, setup.training.kind, result.layer_policy);
+  result.full_attention_flops = flops_of(s, AttentionKind::full, full);
+  if (s.weight_ranks > 1) result.gather_bytes = s.parts.layer_bytes() - s.parts.part_bytes();
+  result.layer_forward_flops = 2.0 * static_cast<double>(s.layer_matmul_parameters() / s.layers) * static_cast<double>(s.tokens);
   return result;
 }
 
 MemoryPlan make_memory_plan(const ModelConfig& model, const TrainConfig& config, const RunPlan& run, int64_t element_bytes,
                             int64_t budget_bytes) {
   return make_memory_plan(model, config, run, PlanTarget{PlanTarget::Device::cpu, element_bytes, budget_bytes});
-}
-
-int64_t largest_context(const ModelConfig& model, const TrainConfig& config, const RunPlan& run, const PlanTarget& target) {
-  constexpr int64_t kStep = 256;
-  int64_t low = 0, high = (int64_t{1} << 24) / kStep;  // in steps; peak grows with the length
-  while (low < high) {
-    const int64_t middle = (low + high + 1) / 2;
-    if (fits_at(model, config, run, target, middle * kStep))
-      low = middle;
-    else
-      high = middle - 1;
-  }
-  return low * kStep;
 }
 
 }  // namespace longlora

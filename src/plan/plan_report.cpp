@@ -14,23 +14,6 @@ constexpr double kGib = 1024.0 * 1024.0 * 1024.0;
 
 double gib(int64_t bytes) { return static_cast<double>(bytes) / kGib; }
 std::string size(int64_t bytes) { return human_bytes(static_cast<uint64_t>(bytes)); }
-bool on_gpu(const MemoryPlan& plan) { return plan.device_bytes.size() > 1; }
-
-[[maybe_unused]] LayerPolicy policy_of(const LayerPolicy& policy) { return policy; }
-[[maybe_unused]] LayerPolicy policy_of(const std::string& name) {
-  return name == "save_all" ? KeepPolicy::save_all : name == "save_attention" ? KeepPolicy::save_attention : KeepPolicy::checkpoint;
-}
-std::vector<LayerPolicy> policies_of(const MemoryPlan& plan) {
-  std::vector<LayerPolicy> policies;
-  for (const auto& policy : plan.layer_policy) policies.push_back(policy_of(policy));
-  return policies;
-}
-
-std::string moment(const ActivationPeak& peak) {
-  using Phase = ActivationPeak::Phase;
-  if (peak.phase == Phase::loss) return "loss";
-  return fmt::format("{} of layer {}", peak.phase == Phase::forward ? "forward" : "backward", peak.layer);
-}
 
 std::string bytes_json(const std::vector<std::pair<std::string, int64_t>>& parts) {
   std::string text;
@@ -70,7 +53,7 @@ std::string memory_fields(const PlanReport& p) {
   const MemoryPlan& plan = p.memory;
   const ParameterCounts& c = p.counts;
   std::string layers;
-  for (const LayerPolicy& policy : policies_of(plan)) layers += (layers.empty() ? "" : ", ") + json_quote(name_of(policy));
+  for (const LayerPolicy& policy : plan.layer_policy) layers += (layers.empty() ? "" : ", ") + json_quote(name_of(policy));
   return fmt::format(
       "\"policy\": {}, \"layer_policy\": [{}], \"sequence_length\": {}, \"group\": {}, \"parameters\": {{\"total\": {}, \"trainable\": {}, "
       "\"lora\": {}, \"norms\": {}, \"embeddings\": {}, \"head\": {}, \"projections\": {}}}, \"device_bytes\": {}, \"host_bytes\": {}, "
@@ -85,12 +68,14 @@ std::string memory_fields(const PlanReport& p) {
 std::string time_fields(const PlanReport& p) {
   return fmt::format(
       "\"policy_summary\": {}, \"peak\": {{\"bytes\": {}, \"moment\": {}}}, \"host_budget_bytes\": {}, \"loss_chunk\": {}, "
+      "\"arena_bytes\": {}, \"offload_host_bytes\": {}, \"stream_block\": {}, \"next\": {}, "
       "\"tokens_per_step\": {}, \"step_seconds\": {}, \"tokens_per_second\": {}, \"mfu\": {}, \"hfu\": {}, \"rates\": {}, "
       "\"full_attention_step_seconds\": {}, \"max_context_without_host\": {}",
-      json_quote(p.memory.policy_summary()), p.memory.peak_bytes(), json_quote(moment(p.peak)), number_or_null(p.host_budget),
-      p.memory.loss_chunk, p.run.tokens_per_step, time_json(p.time), json_number(p.time.tokens_per_second), json_number(p.time.mfu),
-      json_number(p.time.hfu), rates_json(p.rates), p.full_attention_time ? time_json(*p.full_attention_time) : "null",
-      number_or_null(p.longest.without_host));
+      json_quote(p.memory.policy_summary()), p.memory.peak_bytes(), json_quote(p.memory.peak_name()),
+      number_or_null(p.memory.host_budget_bytes), p.memory.loss_chunk, p.memory.arena_bytes, p.memory.offload_host_bytes,
+      p.memory.stream_block, p.memory.next.empty() ? "null" : json_quote(p.memory.next), p.run.tokens_per_step, time_json(p.time),
+      json_number(p.time.tokens_per_second), json_number(p.time.mfu), json_number(p.time.hfu), rates_json(p.rates),
+      p.full_attention_time ? time_json(*p.full_attention_time) : "null", number_or_null(p.longest.without_host));
 }
 
 /// "weights 12.6 | kept activations 57.7", in GiB; below 0.05 left out.
@@ -121,15 +106,18 @@ std::string ranks_text(const PlanReport& p) {
   return text;
 }
 
-std::string peak_text(const PlanReport& p) {
-  const MemoryPlan& plan = p.memory;
-  const bool gpu = on_gpu(plan);
-  std::string text =
-      fmt::format("{} peak {} of {} ({})", gpu ? "device" : "host", size(plan.peak_bytes()), size(plan.budget_bytes), moment(p.peak));
-  const int64_t host = plan.host_bytes.back().second;
-  if (gpu && (host > 0 || p.host_budget > 0))
-    text += fmt::format("   host {}{}", size(host), p.host_budget > 0 ? " of " + size(p.host_budget) : "");
-  return text + fmt::format("\n  GiB: {}\n", components(gpu ? plan.device_bytes : plan.host_bytes));
+std::string peak_text(const MemoryPlan& plan) {
+  std::string text = fmt::format("{} peak {} of {} ({})", plan.on_gpu() ? "device" : "host", size(plan.peak_bytes()),
+                                 size(plan.budget_bytes), plan.peak_name());
+  if (plan.on_gpu() && plan.host_budget_bytes > 0)
+    text += fmt::format("   host {} of {}", size(plan.offload_host_bytes), size(plan.host_budget_bytes));
+  return text + fmt::format("\n  GiB: {}\n", components(plan.on_gpu() ? plan.device_bytes : plan.host_bytes));
+}
+
+std::string streaming_text(const MemoryPlan& plan) {
+  if (plan.stream_block == 0) return "";
+  return fmt::format("streaming  blocks of {} tokens{}\n", plan.stream_block,
+                     plan.stream_keeps_bits ? "" : ", cut inside tiles of attention: on and off may differ in last bits");
 }
 
 std::string rates_text(const Rates& r) {
@@ -150,21 +138,17 @@ std::string longest_text(const LongestContext& longest) {
 PlanReport report_plan(const ModelConfig& model, const TrainConfig& config, const RunPlan& run, const PlanTarget& target,
                        const MemoryPlan& memory, const Rates& rates) {
   StepShape shape = step_shape(model, config, run, target.device == PlanTarget::Device::gpu, target.element_bytes, memory.weight_ranks);
-  shape.layer.row_tile = memory.row_tile;
-  const std::vector<LayerPolicy> policies = policies_of(memory);
-  const LossShape loss{.chunk_rows = memory.loss_chunk, .vocabulary = model.vocab_size, .head_trained = shape.head_trained};
   PlanReport report{.run = run,
                     .memory = memory,
                     .counts = count_parameters(model, config.tuning),
                     .rates = rates,
-                    .time = predict_step_time(shape, policies, rates),
-                    .peak = training_peak(shape.layer, policies, loss),
+                    .time = predict_step_time(shape, memory.layer_policy, rates),
                     .ranks = shape.ranks};
   if (config.attention.full_steps > 0 && config.attention.kind != AttentionKind::full) {
     TrainConfig full = config;
     full.attention.kind = AttentionKind::full;
     shape.attention_flops = step_shape(model, full, run, shape.layer.on_device, target.element_bytes).attention_flops;
-    report.full_attention_time = predict_step_time(shape, policies, rates);
+    report.full_attention_time = predict_step_time(shape, memory.full_layer_policy, rates);
   }
   return report;
 }
@@ -172,9 +156,9 @@ PlanReport report_plan(const ModelConfig& model, const TrainConfig& config, cons
 std::string plan_json(const PlanReport& p) { return "{" + memory_fields(p) + ", " + time_fields(p) + "}\n"; }
 
 std::string plan_text(const PlanReport& p) {
-  std::string text = peak_text(p);
+  std::string text = peak_text(p.memory);
   text += fmt::format("parameters {} in all, {} trained\n", p.counts.total, p.counts.trainable);
-  text += "policy     " + p.memory.policy_summary() + "\n";
+  text += "policy     " + p.memory.policy_summary() + "\n" + streaming_text(p.memory);
   text += fmt::format("rope       {}\n", p.run.rope.summary());
   text += fmt::format("attention  group {} tokens of {}\n", p.run.group, p.run.sequence_length);
   text += fmt::format("FLOPs      {:.2f} G per token of the model, {:.2f} G with recomputation\n", p.memory.flops.model / 1e9,
@@ -183,6 +167,7 @@ std::string plan_text(const PlanReport& p) {
   if (p.full_attention_time) text += fmt::format("full       {} in the last steps\n", step_time_text(*p.full_attention_time));
   text += "rates      " + rates_text(p.rates) + "\n";
   text += ranks_text(p);
+  if (!p.memory.next.empty()) text += "next       " + p.memory.next + "\n";
   return text + longest_text(p.longest);
 }
 
@@ -211,8 +196,7 @@ std::string plan_table_text(const std::vector<PlanRow>& rows) {
     const StepTime& t = row.plan.time;
     const MemoryPlan& plan = row.plan.memory;
     text += fmt::format("{:>9} {:>11.1f} {:>9.1f} {:>10.4g} {:>10.4g} {:>6.0f} {:>6.0f}  {}\n", row.sequence_length, gib(plan.peak_bytes()),
-                        gib(on_gpu(plan) ? plan.host_bytes.back().second : 0), t.total(), t.tokens_per_second, 100 * t.mfu, 100 * t.hfu,
-                        plan.policy_summary());
+                        gib(plan.offload_host_bytes), t.total(), t.tokens_per_second, 100 * t.mfu, 100 * t.hfu, plan.policy_summary());
   }
   if (!rows.empty()) text += longest_text(rows.front().longest);
   const auto planned = std::ranges::find_if(rows, [](const PlanRow& row) { return row.refused.empty(); });

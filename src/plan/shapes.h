@@ -1,6 +1,7 @@
 #pragma once
-// The letters of docs/memory.md section 1, and the formulas of sections 2 and 3 over them.
+// The letters of docs/memory.md section 1, and the formulas of sections 4 and 5 over them: what is alive all the time, and FLOPs.
 #include <cstdint>
+#include <vector>
 
 #include "longlora/config/model_config.h"
 #include "longlora/config/run_plan.h"
@@ -10,30 +11,35 @@
 
 namespace longlora::plan {
 
-enum class Keep { checkpoint, save_attention, save_all };
+/// Sets of gradients beside the gradient itself on the rank that needs most of them: what GradientTree and its sum over ranks hold.
+int64_t spare_gradient_sets(const RunPlan&);
+/// Lengths that evaluations during the run see; none without evaluation.
+std::vector<int64_t> evaluation_contexts(const TrainConfig&, const RunPlan&);
+/// Most tokens of a row that one rank has: ceil(M / P) half-groups.
+int64_t longest_part(const RunPlan&, int64_t sequence_ranks);
 
-/// Everything the formulas need; tokens are those of one micro-batch on one rank: B * T, or with dist.sequence_parallel B times the most
-/// that a part of a row can have.
+bool trains_head(const ModelConfig&, const TrainConfig::Tuning&);
+
+/// Tokens are those of one micro-batch on one rank.
 struct Shapes {
   Shapes(const ModelConfig&, const TrainConfig&, const RunPlan&, const PlanTarget&);
-  int64_t layers, hidden, ffn, heads, kv_heads, head_dim, q_width, kv_width, vocab;
-  int64_t tokens, sequence_length, positions, halo_bytes, element_bytes, shards, row_tile, loss_rows;
-  bool tied, head_trained, full_tuning, gpu;
+  int64_t layers, hidden, ffn, heads, head_dim, q_width, kv_width, vocab;
+  int64_t tokens, sequence_length, group, element_bytes;
+  int64_t positions;  // of the RoPE table
+  int64_t gradient_sets;
+  bool tied, full_tuning, head_trained, gpu;
+  AttentionPattern pattern;
   int64_t weight_ranks, state_ranks;  // each rank holds one of so many parts; dist.shard_weights resolved: auto counts as none
   ParameterCounts counts;
   WeightParts parts;
 
-  int64_t layer_matmul_parameters() const;  // N
-  int64_t layer_weight_bytes() const;       // of all layers, on one rank
-  double attention_flops_per_token;         // a: forward, all layers, exact pairs
-  double model_flops_per_token() const;
-  double recompute_flops_per_token(Keep) const;  // of one layer
+  int64_t layer_matmul_parameters() const;                // N
+  double attention_flops_per_token(AttentionKind) const;  // a: forward, all layers, exact pairs
+  double model_flops_per_token(AttentionKind) const;
+  double recompute_flops_per_token(AttentionKind, KeepPolicy) const;  // of one layer
 
-  int64_t weight_bytes() const, state_bytes() const, tree_bytes() const, runtime_bytes() const;
-  int64_t tile_bytes() const, loss_chunk_bytes() const, per_token_bytes() const;
-  int64_t kept_bytes(Keep) const;       // one layer, all tokens
-  int64_t workspace_bytes(Keep) const;  // backward of one layer, without what the policy keeps
-  int64_t fixed_bytes() const;
+  int64_t weight_bytes() const, state_bytes() const, tree_bytes() const, runtime_bytes() const, table_bytes() const;
+  int64_t fixed_bytes() const { return weight_bytes() + state_bytes() + tree_bytes() + runtime_bytes() + table_bytes(); }
 };
 
 }  // namespace longlora::plan

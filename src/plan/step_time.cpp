@@ -34,6 +34,11 @@ double recomputed_products_per_token(const StepShape& s, const LayerPolicy& p) {
 
 double head_flops_per_token(const StepShape& s) { return (s.head_trained ? 6 : 4) * real(s.vocabulary) * real(s.layer.hidden); }
 
+/// Of an offloaded input: read on its way out, written on its way back.
+double copied_bytes_per_token(const LayerShape& s, const LayerPolicy& p) {
+  return p.offloaded && s.on_device ? 2 * real(s.hidden) * real(s.element_bytes) : 0;
+}
+
 /// Forward: two norms read and write a row, RoPE turns q and k in place, SwiGLU reads two and writes one.
 double forward_elements(const LayerShape& s) {
   const double rotated = real(s.heads + s.kv_heads) * real(s.head_dim);
@@ -70,7 +75,8 @@ Pass forward_pass(const StepShape& s, const Rates& r) {
 Pass backward_pass(const StepShape& s, const LayerPolicy& p, const Rates& r) {
   const double n = real(s.layer.num_tokens()), forward = 2 * (layer_parameters(s.layer) + real(s.layer_lora));
   const double again = p.keep == KeepPolicy::checkpoint ? 1 : 0;
-  const double bytes = backward_elements(s.layer, p) * real(s.layer.element_bytes) + carry_bytes_per_token(s.layer, p);
+  const double bytes =
+      backward_elements(s.layer, p) * real(s.layer.element_bytes) + carry_bytes_per_token(s.layer, p) + copied_bytes_per_token(s.layer, p);
   return {n * (product_flops_per_token(s) - forward + recomputed_products_per_token(s, p)) / r.products,
           (kBackwardAttention + again) * s.attention_flops / r.attention, n * bytes / r.elementwise};
 }

@@ -39,8 +39,9 @@ ComputeDevice choose_device(const std::string& name) {
 
 PlanTarget plan_target(const ComputeDevice& device, const TrainConfig& config, ComputeType compute) {
   const int64_t element = compute == ComputeType::bf16 ? 2 : 4;
-  if (device.is_gpu()) return {PlanTarget::Device::gpu, element, device_budget(config)};
-  return {PlanTarget::Device::cpu, element, config.memory.host_budget ? *config.memory.host_budget : default_host_budget()};
+  const int64_t host = config.memory.host_budget ? *config.memory.host_budget : default_host_budget();
+  if (device.is_gpu()) return {PlanTarget::Device::gpu, element, device_budget(config), host};
+  return {PlanTarget::Device::cpu, element, host};
 }
 
 MemoryNow memory_now(const at::Device& device) {

@@ -60,8 +60,7 @@ std::string attention_text(const TrainConfig::Attention& attention, const RunPla
 std::string memory_text(const MemoryPlan& memory) {
   std::string text =
       human_bytes(static_cast<uint64_t>(memory.peak_bytes())) + " of " + human_bytes(static_cast<uint64_t>(memory.budget_bytes)) + ":";
-  const bool gpu = memory.device_bytes.size() > 1;
-  for (const auto& [name, bytes] : gpu ? memory.device_bytes : memory.host_bytes) {
+  for (const auto& [name, bytes] : memory.on_gpu() ? memory.device_bytes : memory.host_bytes) {
     if (name != "total" && bytes > 0) text += " " + name + " " + human_bytes(static_cast<uint64_t>(bytes));
   }
   return text;
@@ -97,12 +96,12 @@ PreparedRun prepare_run(LoadedConfig loaded, PrepareFor purpose, int64_t ranks) 
 }
 
 bool replan_with_less(PreparedRun& run) {
-  if (run.config().memory.policy != MemoryPolicy::automatic) return false;
   try {
     PlanTarget less = plan_target(run.device, run.config(), run.compute);
     less.budget_bytes = run.memory.peak_bytes() / 20 * 19;
+    less.host_budget_bytes = run.memory.host_budget_bytes;
     MemoryPlan cheaper = make_memory_plan(run.base->config, run.config(), run.plan, less);
-    if (cheaper.layer_policy == run.memory.layer_policy) return false;
+    cheaper.budget_bytes = run.memory.budget_bytes;
     run.memory = std::move(cheaper);
     return true;
   } catch (const Error& error) {
@@ -113,11 +112,7 @@ bool replan_with_less(PreparedRun& run) {
 
 std::vector<KeepPolicy> keep_policies(const MemoryPlan& memory) {
   std::vector<KeepPolicy> policies;
-  for (const std::string& name : memory.layer_policy) {
-    policies.push_back(name == "save_all"         ? KeepPolicy::save_all
-                       : name == "save_attention" ? KeepPolicy::save_attention
-                                                  : KeepPolicy::checkpoint);
-  }
+  for (const LayerPolicy& policy : memory.layer_policy) policies.push_back(policy.keep);
   return policies;
 }
 

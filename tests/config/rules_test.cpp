@@ -113,8 +113,6 @@ TEST(Rules, SettingsOfLaterVersionsAreRefusedByName) {
                                "data.validation: [{path: a, format: parquet}]",
                                "evaluate.passkey.contexts: [1024]",
                                "evaluate.passkey.trials: 3",
-                               "memory.policy: checkpoint_offload",
-                               "memory.halo_streaming: on",
                                "memory.halo_streaming: full_host",
                                "precision.compute: fp16",
                                "model.dtype: fp16",

@@ -51,7 +51,7 @@ def check_machine_forms():
 
 PLAN_FIELDS = {"policy", "layer_policy", "sequence_length", "group", "parameters", "device_bytes", "host_bytes", "budget_bytes", "row_tile", "flops",
                "ranks", "weight_ranks", "state_ranks", "gather", "max_context", "policy_summary", "peak", "host_budget_bytes", "loss_chunk",
-               "tokens_per_step", "step_seconds", "tokens_per_second", "mfu", "hfu", "rates"}
+               "arena_bytes", "offload_host_bytes", "stream_block", "next", "tokens_per_step", "step_seconds", "tokens_per_second", "mfu", "hfu", "rates"}
 
 
 def check_plan(rates):

@@ -23,9 +23,7 @@ struct PlanReport {
   Rates rates;
   StepTime time;
   std::optional<StepTime> full_attention_time;  // of a step of attention.full_steps
-  ActivationPeak peak;                          // when activations are largest
   int64_t ranks = 1;                            // in all
-  int64_t host_budget = 0;                      // beside a device; 0: not asked for
   LongestContext longest;
   double link_gbytes = 0;  // GB/s between ranks as the user says it; 0: not said
 };
