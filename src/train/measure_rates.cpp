@@ -146,13 +146,4 @@ std::string rates_json(const MeasuredRates& m) {
       r.peers > 0 ? fmt::format("{:.4g}", r.peers) : "null", r.peak);
 }
 
-Rates rates_of_run(const ComputeDevice& device, double product_rate) {
-  Rates rates = default_rates(device.is_gpu() ? DeviceKind::cuda : DeviceKind::cpu);
-  if (product_rate <= 0) return rates;
-  rates.attention *= product_rate / rates.products;
-  rates.products = rates.peak = product_rate;
-  rates.source = fmt::format("products {:.3g} TFLOP/s measured at the start, the rest {}", product_rate / 1e12, rates.source);
-  return rates;
-}
-
 }  // namespace longlora

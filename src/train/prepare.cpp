@@ -6,7 +6,6 @@
 #include "longlora/core/log.h"
 #include "longlora/core/text.h"
 #include "longlora/ops/attention.h"
-#include "longlora/plan/plan_report.h"
 #include "longlora/train/environment.h"
 
 namespace longlora {
@@ -114,12 +113,6 @@ std::vector<KeepPolicy> keep_policies(const MemoryPlan& memory) {
   std::vector<KeepPolicy> policies;
   for (const LayerPolicy& policy : memory.layer_policy) policies.push_back(policy.keep);
   return policies;
-}
-
-PlanReport report_of(const PreparedRun& run, const Rates& rates) {
-  const PlanTarget target{run.device.is_gpu() ? PlanTarget::Device::gpu : PlanTarget::Device::cpu,
-                          run.compute == ComputeType::bf16 ? int64_t{2} : int64_t{4}, run.memory.budget_bytes};
-  return report_plan(run.base->config, run.config(), run.plan, target, run.memory, rates);
 }
 
 std::vector<std::string> banner(const PreparedRun& run) {

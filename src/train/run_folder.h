@@ -10,6 +10,8 @@
 
 namespace longlora {
 
+struct PlanReport;
+
 class RunFolder {
  public:
   /// The folder as rank `rank` sees it; only the root's is written to, but for a log of every rank.

@@ -14,9 +14,6 @@
 
 namespace longlora {
 
-struct PlanReport;
-struct Rates;
-
 struct PreparedRun {
   LoadedConfig loaded;
   std::unique_ptr<BaseModel> base;
@@ -36,8 +33,6 @@ PreparedRun prepare_run(LoadedConfig, PrepareFor = PrepareFor::training, int64_t
 std::vector<KeepPolicy> keep_policies(const MemoryPlan&);
 /// Plans again for 5 % less than the present plan needs (memory.policy auto); false when nothing cheaper exists.
 bool replan_with_less(PreparedRun&);
-/// The plan with its predicted time at these rates.
-PlanReport report_of(const PreparedRun&, const Rates&);
 /// Lines for people: counts by role, plan, policy, group, RoPE old to new, world, output.
 std::vector<std::string> banner(const PreparedRun&);
 

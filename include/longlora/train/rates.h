@@ -21,8 +21,13 @@ MeasuredRates measure_rates(const ComputeDevice&, ComputeType);
 /// The file of `plan --rates`, indented.
 std::string rates_json(const MeasuredRates&);
 
+struct PreparedRun;
+struct PlanReport;
+
 /// Default rates with the product rate that a run measured at its start, attention in proportion; its peak is that rate, as in
 /// metrics.jsonl. 0: the defaults.
 Rates rates_of_run(const ComputeDevice&, double product_rate);
+/// The plan of a run with its predicted time at these rates.
+PlanReport report_of(const PreparedRun&, const Rates&);
 
 }  // namespace longlora
