@@ -47,6 +47,7 @@ void fill_bytes(MemoryPlan& result, const Shapes& s) {
   std::vector<std::pair<std::string, int64_t>> parts = {{"weights", s.weight_bytes()},
                                                         {"optimizer_and_gradient", s.state_bytes()},
                                                         {"gradient_tree", s.tree_bytes()},
+                                                        {"exchange", s.exchange_bytes()},
                                                         {"runtime", s.runtime_bytes()},
                                                         {"tables", s.table_bytes()},
                                                         {"kept_activations", peak.kept},

@@ -29,8 +29,10 @@ int64_t lora_parameters(const ModelConfig& m, const TrainConfig::Tuning::Lora& l
 
 ParameterCounts count_parameters(const ModelConfig& model, const TrainConfig::Tuning& tuning) {
   ParameterCounts counts;
-  for (const TensorSpec& tensor : tensor_table(model)) {
-    int64_t elements = 1;
+  ModelConfig one_layer = model;  // all are alike
+  one_layer.num_layers = 1;
+  for (const TensorSpec& tensor : tensor_table(one_layer)) {
+    int64_t elements = tensor.layer < 0 ? 1 : model.num_layers;
     for (int64_t dimension : tensor.shape) elements *= dimension;
     switch (tensor.role) {
       case Role::projection:

@@ -5,6 +5,7 @@
 
 #include "longlora/config/sequence_parts.h"
 #include "longlora/kernels/s2_layout.h"
+#include "longlora/plan/exchange.h"
 
 namespace longlora::plan {
 namespace {
@@ -99,6 +100,7 @@ Shapes::Shapes(const ModelConfig& model, const TrainConfig& config, const RunPla
       gpu(target.device == PlanTarget::Device::gpu),
       pattern(config.attention.pattern.value_or(AttentionPattern::cross_heads)),
       weight_ranks(weight_ranks_of(config, run)),
+      data_ranks(run.ranks),
       state_ranks(config.dist.shard_state == AutoBool::off ? 1 : run.ranks),
       counts(count_parameters(model, config.tuning)),
       parts(model, target.element_bytes, weight_ranks) {}
@@ -139,14 +141,22 @@ int64_t Shapes::weight_bytes() const {
   return whole + layers * parts.part_bytes() + std::min<int64_t>(2, layers) * parts.layer_bytes();
 }
 
+int64_t Shapes::state_share() const {
+  return round_up((counts.trainable + state_ranks - 1) / state_ranks, state_ranks > 1 ? kReduceBlock : 1);
+}
+
 int64_t Shapes::state_bytes() const {
   // fp32 gradient and the adapters themselves, whole; the own share of m, v and, where a bf16 copy computes, of the master (with fp32 the
   // weight itself)
-  const int64_t share = round_up((counts.trainable + state_ranks - 1) / state_ranks, state_ranks > 1 ? kReduceBlock : 1);
-  return 4 * counts.trainable + element_bytes * counts.lora + (element_bytes == 2 ? 12 : 8) * share;
+  return 4 * counts.trainable + element_bytes * counts.lora + (element_bytes == 2 ? 12 : 8) * state_share();
 }
 
 int64_t Shapes::tree_bytes() const { return 4 * counts.trainable * gradient_sets; }
+int64_t Shapes::exchange_bytes() const {
+  const int64_t share = round_up((counts.trainable + data_ranks - 1) / data_ranks, kReduceBlock);
+  const bool weights = state_ranks > 1;  // otherwise every rank updates all weights, and gradients are gathered
+  return longlora::exchange_bytes(counts.trainable, share, data_ranks, weights ? element_bytes : 4);
+}
 int64_t Shapes::runtime_bytes() const { return gpu ? kGpuRuntime : 0; }
 int64_t Shapes::table_bytes() const { return positions * 4 * head_dim + tokens * 16; }  // cos and sin; ids, labels, positions
 

@@ -29,7 +29,7 @@ struct Shapes {
   int64_t gradient_sets;
   bool tied, full_tuning, head_trained, gpu;
   AttentionPattern pattern;
-  int64_t weight_ranks, state_ranks;  // each rank holds one of so many parts; dist.shard_weights resolved: auto counts as none
+  int64_t weight_ranks, data_ranks, state_ranks;  // each rank holds one of so many parts; dist.shard_weights resolved: auto counts as none
   ParameterCounts counts;
   WeightParts parts;
 
@@ -38,8 +38,9 @@ struct Shapes {
   double model_flops_per_token(AttentionKind) const;
   double recompute_flops_per_token(AttentionKind, KeepPolicy) const;  // of one layer
 
-  int64_t weight_bytes() const, state_bytes() const, tree_bytes() const, runtime_bytes() const, table_bytes() const;
-  int64_t fixed_bytes() const { return weight_bytes() + state_bytes() + tree_bytes() + runtime_bytes() + table_bytes(); }
+  int64_t weight_bytes() const, state_bytes() const, tree_bytes() const, exchange_bytes() const, runtime_bytes() const, table_bytes() const;
+  int64_t fixed_bytes() const { return weight_bytes() + state_bytes() + tree_bytes() + exchange_bytes() + runtime_bytes() + table_bytes(); }
+  int64_t state_share() const;  // trained elements whose master and moments one rank has
 };
 
 }  // namespace longlora::plan

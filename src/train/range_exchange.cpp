@@ -6,13 +6,13 @@
 #include <algorithm>
 
 #include "longlora/core/error.h"
+#include "longlora/plan/exchange.h"
 #include "train/rank_tensors.h"
 #include "train/sparse_rows.h"
 
 namespace longlora {
 namespace {
 
-constexpr int64_t kPieceElements = int64_t{16} << 20;  // 64 MiB of fp32: what a message may hold beside the gradients
 constexpr int64_t kDense = -1;
 
 std::vector<int64_t> elements_of(const std::vector<Parameter*>& trainable) {

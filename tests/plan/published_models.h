@@ -1,5 +1,7 @@
 #pragma once
 // Shapes of the Llama-2 family, as their config.json states them; V = 32000 as in the tables of docs/memory.md.
+#include <string_view>
+
 #include "longlora/config/model_config.h"
 #include "longlora/config/run_plan.h"
 #include "longlora/plan/memory_plan.h"
@@ -25,5 +27,23 @@ inline RunPlan one_row(int64_t length) {
 }
 
 inline constexpr double kGib = 1024.0 * 1024.0 * 1024.0;
+inline int64_t in_bytes(double gib) { return static_cast<int64_t>(gib * kGib); }
+
+/// A GPU with bf16.
+inline PlanTarget gpu_gib(double device, double host = 0) { return {PlanTarget::Device::gpu, 2, in_bytes(device), in_bytes(host)}; }
+
+/// Bytes of a component of the memory that the budget limits; -1 when there is none of this name.
+inline int64_t component(const MemoryPlan& plan, std::string_view name) {
+  for (const auto& [key, bytes] : plan.on_gpu() ? plan.device_bytes : plan.host_bytes)
+    if (key == name) return bytes;
+  return -1;
+}
+
+inline TrainConfig with_memory(MemoryPolicy policy, HaloStreaming streaming = HaloStreaming::automatic) {
+  TrainConfig config;
+  config.memory.policy = policy;
+  config.memory.halo_streaming = streaming;
+  return config;
+}
 
 }  // namespace longlora

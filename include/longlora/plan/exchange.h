@@ -1,0 +1,19 @@
+#pragma once
+// What ranks hold besides their tensors while they add gradients and share weights: the reducer sends pieces of at most so many elements,
+// the planner counts them.
+#include <algorithm>
+#include <cstdint>
+
+namespace longlora {
+
+inline constexpr int64_t kPieceElements = int64_t{16} << 20;  // 64 MiB of fp32
+
+/// Most bytes of messages at a time: of halving, a half of the gradient out and another in; of gathering, a piece from every rank beside
+/// the own one. `share`: elements that one rank owns; `element_bytes`: of what is gathered.
+inline int64_t exchange_bytes(int64_t trainable, int64_t share, int64_t ranks, int64_t element_bytes) {
+  if (ranks == 1) return 0;
+  const int64_t halving = 2 * 4 * std::min(kPieceElements, (trainable + 1) / 2);
+  return std::max(halving, (ranks + 1) * element_bytes * std::min(kPieceElements, share));
+}
+
+}  // namespace longlora
