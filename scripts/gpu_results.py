@@ -22,6 +22,8 @@ INTRODUCTION = """# Benchmarks
 
 Processors: [a whole training step beside transformers + peft](cpu_step.md), [pre-training of the small model](quickstart_pretraining.md).
 
+Plans, not measurements: [memory and time of the Llama-2 family](plan_tables.md).
+
 GPUs: the tables below are written by `scripts/gpu_results.py` from the JSON files that `scripts/gpu_check.sh` left beside them
 ([how to run it and what the columns mean](../gpu.md)). No figure of a GPU is quoted anywhere without such a file.
 """

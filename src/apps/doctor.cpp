@@ -11,6 +11,7 @@
 #include "longlora/ops/attention.h"
 #include "longlora/plan/memory_plan.h"
 #include "longlora/train/environment.h"
+#include "longlora/train/rates.h"
 #include "longlora/train/self_test.h"
 #include "longlora/train/version.h"
 
@@ -105,13 +106,41 @@ int doctor(bool json) {
   return 0;
 }
 
+struct DoctorFlags {
+  bool json = false;
+  std::string rates, device = "auto";
+};
+
+/// To standard output, or to a file that appears whole.
+int write_rates(const DoctorFlags& flags) {
+  const ComputeDevice device = choose_device(flags.device);
+  const std::string text = rates_json(measure_rates(device, resolve_compute({}, device)));
+  if (flags.rates == "-")
+    print_out(text);
+  else
+    write_file_atomic(flags.rates, text);
+  return 0;
+}
+
 }  // namespace
 
 void add_doctor(Program& p) {
-  auto json = std::make_shared<bool>(false);
-  CLI::App* command = add_command(p, "doctor", "versions, CPU, threads, memory, disk, and a self-test", "longlora-train doctor --json");
-  command->add_flag("--json", *json, "machine form");
-  command->callback([&p, json] { p.action = [json] { return doctor(*json); }; });
+  auto flags = std::make_shared<DoctorFlags>();
+  CLI::App* command = add_command(p, "doctor", "versions, CPU, threads, memory, disk, and a self-test; or the machine's rates",
+                                  "longlora-train doctor --json");
+  CLI::Option* json = command->add_flag("--json", flags->json, "machine form");
+  CLI::Option* rates =
+      command
+          ->add_option("--rates", flags->rates,
+                       "measure for a few seconds what plan --rates predicts times from, as JSON to FILE or standard output")
+          ->type_name("[FILE]")
+          ->expected(0, 1)
+          ->default_str("-")
+          ->excludes(json);
+  command->add_option("--device", flags->device, "auto, cpu or cuda: which one's rates")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->needs(rates);
+  command->callback([&p, flags] { p.action = [flags] { return flags->rates.empty() ? doctor(flags->json) : write_rates(*flags); }; });
 }
 
 }  // namespace longlora::apps

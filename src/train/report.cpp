@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
 #include <optional>
 #include <set>
 #include <string>
@@ -159,6 +161,35 @@ std::string summary_section(const std::vector<JsonValue>& lines, const std::opti
   return html + row("hash of the run", text_of(lines.back(), "hash")) + "</table>\n";
 }
 
+double median_of(const std::vector<JsonValue>& lines, std::string_view key) {
+  std::vector<double> values;
+  for (const JsonValue& line : lines)
+    if (const double value = number_of(line, key); std::isfinite(value)) values.push_back(value);
+  if (values.empty()) return std::nan("");
+  std::ranges::nth_element(values, values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2));
+  return values[values.size() / 2];
+}
+
+/// What plan.json expected beside what metrics.jsonl saw.
+std::string plan_section(const JsonValue& plan, const std::vector<JsonValue>& lines) {
+  const JsonValue *seconds = plan.find("step_seconds"), *peak = plan.find("peak"), *rates = plan.find("rates");
+  if (seconds == nullptr || peak == nullptr || rates == nullptr) return "";
+  double measured_peak = 0;
+  for (const JsonValue& line : lines) measured_peak = std::max(measured_peak, number_of(line, "memory_peak_bytes"));
+  const auto row = [](std::string_view name, double planned, double measured, double per, int digits) {
+    const auto cell = [&](double value) { return std::isfinite(value) ? fmt::format("{:.{}f}", value / per, digits) : std::string("-"); };
+    const double off = 100 * (measured / planned - 1);
+    return fmt::format("<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>\n", name, cell(planned), cell(measured),
+                       std::isfinite(off) ? fmt::format("{:+.1f} %", off) : "-");
+  };
+  std::string html = "<h2>Planned and measured</h2>\n<table><tr><th></th><th>planned</th><th>measured</th><th>difference</th></tr>\n";
+  html += row("peak memory, GiB", number_of(*peak, "bytes"), measured_peak, 1 << 30, 3);
+  html += row("seconds a step, median", number_of(*seconds, "total"), median_of(lines, "seconds"), 1, 3);
+  html += row("tokens a second, median", number_of(plan, "tokens_per_second"), median_of(lines, "tokens_per_second"), 1, 0);
+  return html + "</table>\n<p>Largest in " + html_escape(text_of(*peak, "moment")) +
+         "; policy: " + html_escape(text_of(plan, "policy_summary")) + "; rates: " + html_escape(text_of(*rates, "source")) + ".</p>\n";
+}
+
 }  // namespace
 
 std::filesystem::path write_report(const std::filesystem::path& run) {
@@ -170,6 +201,7 @@ std::filesystem::path write_report(const std::filesystem::path& run) {
                      "</title><style>" + std::string(kStyle) + "</style></head><body>\n<h1>Training report: " +
                      html_escape(std::filesystem::weakly_canonical(run).filename().string()) + "</h1>\n";
   html += summary_section(lines, read_optional(run / "environment.json"));
+  if (const auto plan = read_optional(run / "plan.json")) html += plan_section(*plan, lines);
   if (const auto evaluation = read_optional(run / "evaluation.json")) html += evaluation_section(*evaluation);
   if (std::filesystem::exists(run / "evaluation.jsonl")) html += validation_section(read_lines(run / "evaluation.jsonl"));
   html += "<h2>Training</h2>\n" + training_curves(lines) + "</body></html>\n";

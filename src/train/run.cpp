@@ -6,9 +6,11 @@
 #include "longlora/core/error.h"
 #include "longlora/core/log.h"
 #include "longlora/ops/accelerator.h"
+#include "longlora/plan/plan_report.h"
 #include "longlora/tokenizer/tokenizer.h"
 #include "longlora/train/environment.h"
 #include "longlora/train/prepare.h"
+#include "longlora/train/rates.h"
 #include "longlora/train/report.h"
 #include "longlora/train/run_status.h"
 #include "longlora/train/stop_request.h"
@@ -168,6 +170,7 @@ class Run {
       model.set_policies(keep_policies(run_.memory));
       if (run_.device.is_gpu()) accelerator::release_unused();
       folder_.say("policy     " + run_.memory.policy_summary());
+      folder_.describe_plan(report_of(run_, rates_));
       return true;
     };
     Trainer trainer({model, loader, optimizer, reducer, ranks_, config, run_.plan, out / "logs", keep_less, world_.sequence.get(),
@@ -181,6 +184,8 @@ class Run {
     }
     const SpeedScale scale{run_.memory.flops, run_.memory.full_attention_flops, measure_product_rate(run_.compute, run_.device.where)};
     folder_.say(fmt::format("peak       {:.0f} GFLOP/s in one large product, the base of MFU and HFU", scale.peak_flops_per_second / 1e9));
+    rates_ = rates_of_run(run_.device, scale.peak_flops_per_second);
+    folder_.describe_plan(report_of(run_, rates_));
     const auto stop_requested = [this] { return stop_->requested(); };
 
     std::optional<MetricsObserver> metrics;  // the root's
@@ -245,6 +250,7 @@ class Run {
   std::optional<ResumeState> resume_;
   std::vector<LineageEntry> lineage_;
   std::map<std::string, std::string> identity_, prints_;
+  Rates rates_;  // of the predicted time: measured once the model is ready
 };
 
 }  // namespace
@@ -256,6 +262,9 @@ int run_training(const TrainRequest& request) {
   PreparedRun prepared = prepare_run(std::move(loaded), PrepareFor::training, launch.world_size / parts);
   if (request.dry_run) {
     print_banner(prepared, [](const std::string& line) { log_info("{}", line); });
+    const PlanReport plan = report_of(prepared, rates_of_run(prepared.device, 0));
+    log_info("predicted  {}", step_time_text(plan.time));
+    log_info("rates      {}", plan.rates.source);
     return 0;
   }
   run_status().rank = launch.rank;

@@ -11,6 +11,7 @@
 #include "longlora/core/json.h"
 #include "longlora/core/log.h"
 #include "longlora/core/text.h"
+#include "longlora/plan/plan_report.h"
 #include "longlora/train/environment.h"
 #include "longlora/train/run_status.h"
 #include "longlora/train/version.h"
@@ -86,6 +87,17 @@ void RunFolder::describe(const PreparedRun& run, const std::map<std::string, std
       json_quote(cpu.model), cpu.physical_cores, cpu.native_bf16, as_json(fingerprint(run.compute, run.device, run.base->config.head_dim)),
       as_json(identity), run.memory.peak_bytes(), json_quote(run.memory.policy_summary()));
   write_file_atomic(path_ / "environment.json", text);
+}
+
+void RunFolder::describe_plan(const PlanReport& plan) const {
+  say("predicted  " + step_time_text(plan.time));
+  say("rates      " + plan.rates.source);
+  if (rank_ != 0) return;
+  try {
+    write_file_atomic(path_ / "plan.json", plan_json(plan));
+  } catch (const Error& error) {
+    log_warning("no plan.json: {}", error.what());  // says what was expected, decides nothing
+  }
 }
 
 }  // namespace longlora

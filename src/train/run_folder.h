@@ -10,6 +10,8 @@
 
 namespace longlora {
 
+struct PlanReport;
+
 class RunFolder {
  public:
   /// The folder as rank `rank` sees it; only the root's is written to, but for a log of every rank.
@@ -20,6 +22,8 @@ class RunFolder {
   CheckpointFolder* checkpoints() { return checkpoints_.get(); }  // the root's
   /// config.yaml with origins, environment.json.
   void describe(const PreparedRun&, const std::map<std::string, std::string>& identity) const;
+  /// Lines of the predicted time, and plan.json (as `plan --json` prints it) beside them. A disk that refuses costs the file, not the run.
+  void describe_plan(const PlanReport&) const;
   /// A line for people: the root's log, and logs/rank_N.log.
   void say(const std::string& line) const;
   std::filesystem::path log_file() const { return path_ / "logs" / ("rank_" + std::to_string(rank_) + ".log"); }

@@ -1,8 +1,10 @@
 """Every command of docs and code exists, explains itself with a real example, and machine forms parse."""
 import json
+import pathlib
 import re
 import subprocess
 import sys
+import tempfile
 
 PROGRAM = sys.argv[1]
 COMMANDS = ["train", "plan", "eval", "eval perplexity", "eval passkey", "generate", "export", "import", "tokenize", "launch", "report", "config",
@@ -39,8 +41,47 @@ def check_machine_forms():
     schema = json.loads(run("config", "schema"))
     assert "draft-07" in schema["$schema"]
     assert isinstance(json.loads(run("config", "presets", "--json")), list)
+    rates = json.loads(run("doctor", "--rates", "--device", "cpu"))
+    assert rates["longlora_rates"] == 1 and rates["threads"] >= 1 and rates["dtype"] in ("fp32", "bf16")
+    assert all(rates[key] > 0 for key in ("products", "attention", "elementwise", "link", "peak")), rates
+    check_plan(rates)
     for shell in ("bash", "zsh", "fish"):
         assert "perplexity" in run("completion", shell)
+
+
+PLAN_FIELDS = {"policy", "layer_policy", "sequence_length", "group", "parameters", "device_bytes", "host_bytes", "budget_bytes", "row_tile", "flops",
+               "ranks", "weight_ranks", "state_ranks", "gather", "max_context", "policy_summary", "peak", "host_budget_bytes", "loss_chunk",
+               "arena_bytes", "offload_host_bytes", "stream_block", "next", "tokens_per_step", "step_seconds", "tokens_per_second", "mfu", "hfu", "rates"}
+
+
+def check_plan(rates):
+    """Fields of the machine form are never renamed; rates from a file and a table of lengths do what they say."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        (folder / "config.json").write_text(json.dumps({
+            "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 512, "num_hidden_layers": 2, "hidden_size": 64,
+            "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
+            "rms_norm_eps": 1e-5, "tie_word_embeddings": False}))
+        (folder / "rows.txt").write_text("text\n")
+        (folder / "rates.json").write_text(json.dumps(rates | {"peers": None}))
+        values = [f"model.path={folder}", f"data.train=[{folder / 'rows.txt'}]", f"output_dir={folder / 'out'}", "data.sequence_length=512",
+                  "train.steps=1", "train.global_batch=2"]
+        question = ["plan", *(word for value in values for word in ("--set", value)), "--device-memory", "4", "--host-memory", "8"]
+        assumed = json.loads(run(*question, "--json", "--max-context"))
+        assert PLAN_FIELDS <= set(assumed), PLAN_FIELDS - set(assumed)
+        assert "assumed" in assumed["rates"]["source"] and assumed["host_budget_bytes"] == 8 << 30 and assumed["max_context"] > 512
+        seconds = assumed["step_seconds"]
+        parts = ("products", "attention", "elementwise", "exposed_copies", "exchange", "optimizer")
+        assert abs(sum(seconds[part] for part in parts) / seconds["total"] - 1) < 1e-9, seconds
+        measured = json.loads(run(*question, "--json", "--rates", str(folder / "rates.json")))
+        assert measured["rates"]["products"] == rates["products"] and measured["step_seconds"]["total"] > seconds["total"]
+        text = run(*question)
+        assert re.search(r"^device peak .* \(\w+.*\)   host .* of 8.0 GiB$", text, re.M) and re.search(r"^step .* tok/s .*MFU.*HFU", text, re.M), text
+        rows = json.loads(run(*question, "--json", "--table", "512,1024,134217728"))
+        assert [row["sequence_length"] for row in rows] == [512, 1024, 134217728]
+        assert PLAN_FIELDS <= set(rows[0]) and rows[0]["step_seconds"] == seconds and "GiB" in rows[2]["refused"], rows[2]
+        (folder / "rates.json").write_text(json.dumps(rates | {"link": 0}))
+        run(*question, "--rates", str(folder / "rates.json"), code=65)
 
 
 def check_exit_code_table():

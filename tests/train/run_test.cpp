@@ -55,8 +55,9 @@ TEST_P(Runs, LeavesTheFilesOfTheSpecification) {
                            {"data.validation", "[{path: " + (tiny.dir / "validation.bin").string() + ", format: raw_uint16}]"}});
   run_training(request);
   const std::string result = std::string(GetParam()) == "lora" ? "adapter/adapter_model.safetensors" : "model/model.safetensors";
-  for (const std::string& name : {std::string("config.yaml"), std::string("environment.json"), std::string("metrics.jsonl"),
-                                  std::string("evaluation.jsonl"), std::string("logs/rank_0.log"), std::string("report.html"), result}) {
+  for (const std::string& name :
+       {std::string("config.yaml"), std::string("environment.json"), std::string("metrics.jsonl"), std::string("evaluation.jsonl"),
+        std::string("logs/rank_0.log"), std::string("report.html"), std::string("plan.json"), result}) {
     EXPECT_TRUE(std::filesystem::exists(tiny.dir / ("out/" + name))) << name;
   }
   std::vector<std::string> steps;
@@ -69,7 +70,13 @@ TEST_P(Runs, LeavesTheFilesOfTheSpecification) {
       EXPECT_NE(value.find(key), nullptr) << key;
   }
   EXPECT_THAT(tiny.dir.read("out/config.yaml"), HasSubstr("--set"));
-  EXPECT_THAT(tiny.dir.read("out/report.html"), HasSubstr("<svg"));
+  const std::string report = tiny.dir.read("out/report.html");
+  for (const char* part : {"<svg", "Planned and measured", "seconds a step, median", "measured at the start"})
+    EXPECT_THAT(report, HasSubstr(part));
+  const JsonValue plan = parse_json(tiny.dir.read("out/plan.json"), "plan.json");
+  ASSERT_NE(plan.find("step_seconds"), nullptr);
+  EXPECT_GT(plan.find("step_seconds")->find("total")->number().value_or(0), 0);
+  EXPECT_GT(plan.find("tokens_per_second")->number().value_or(0), 0);
   const std::string evaluations = tiny.dir.read("out/evaluation.jsonl");
   EXPECT_EQ(std::count(evaluations.begin(), evaluations.end(), '\n'), 3);  // 0, 2, 4
 }

@@ -1,0 +1,33 @@
+#pragma once
+// Rates of this machine by the program's own operators: what `doctor --rates` writes and `plan --rates` reads.
+#include <string>
+
+#include "longlora/plan/rates.h"
+#include "longlora/train/device.h"
+#include "longlora/train/environment.h"
+
+namespace longlora {
+
+struct MeasuredRates {
+  Rates rates;
+  std::string device, date;
+  ComputeType compute = ComputeType::fp32;
+  int threads = 0;
+};
+
+/// Products of a layer's shapes, s2 attention forward and backward, norm and SwiGLU passes, copies between host and device (on the CPU
+/// within its memory): the best of several each, a few seconds in all. Takes 3 GiB on a GPU, 0.3 GiB on the CPU.
+MeasuredRates measure_rates(const ComputeDevice&, ComputeType);
+/// The file of `plan --rates`, indented.
+std::string rates_json(const MeasuredRates&);
+
+struct PreparedRun;
+struct PlanReport;
+
+/// Default rates with the product rate that a run measured at its start, attention in proportion; its peak is that rate, as in
+/// metrics.jsonl. 0: the defaults.
+Rates rates_of_run(const ComputeDevice&, double product_rate);
+/// The plan of a run with its predicted time at these rates.
+PlanReport report_of(const PreparedRun&, const Rates&);
+
+}  // namespace longlora
