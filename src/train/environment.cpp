@@ -17,6 +17,7 @@
 #include "longlora/core/error.h"
 #include "longlora/ops/accelerator.h"
 #include "longlora/ops/attention.h"
+#include "longlora/ops/memory_counter.h"
 #include "longlora/train/version.h"
 
 namespace longlora {
@@ -94,6 +95,7 @@ int set_compute_threads(int requested) {
   at::set_num_threads(threads);
   at::set_num_interop_threads(1);
   accelerator::prepare_process();
+  install_memory_counter();
   return threads;
 }
 

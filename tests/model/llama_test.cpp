@@ -1,9 +1,9 @@
 // The model as a whole: parameters and their order, random starts, evaluation, generation, row tiles.
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
-#include <c10/core/CPUAllocator.h>
 #include <gtest/gtest.h>
 
+#include "longlora/ops/memory_counter.h"
 #include "model/row_tiles.h"
 #include "model/tiny_model.h"
 #include "support/error_of.h"
@@ -134,22 +134,6 @@ TEST(Decoder, AppendsTokensAsIfTheyHadComeAtOnce) {
   EXPECT_EQ(error_of([&] { decoder.append(std::span(batch.ids).first(1)); }), "41 tokens, room for 40 (generation); ask for fewer tokens");
 }
 
-/// Counts allocations of at least a page's bytes while it is installed in front of LibTorch's CPU allocator.
-class CountingAllocator final : public c10::Allocator {
- public:
-  CountingAllocator() : inner_(c10::GetCPUAllocator()) { c10::SetCPUAllocator(this, /*priority=*/1); }
-  ~CountingAllocator() override { c10::SetCPUAllocator(inner_, /*priority=*/1); }
-  at::DataPtr allocate(size_t bytes) override {
-    if (bytes >= 4096) ++large;
-    return inner_->allocate(bytes);
-  }
-  void copy_data(void* to, const void* from, size_t bytes) const override { inner_->copy_data(to, from, bytes); }
-  int large = 0;
-
- private:
-  c10::Allocator* inner_;
-};
-
 TEST(Training, StepsAfterTheFirstAllocateNothing) {
   using enum KeepPolicy;
   for (const KeepPolicy policy : {checkpoint, save_attention, save_all}) {
@@ -159,12 +143,15 @@ TEST(Training, StepsAfterTheFirstAllocateNothing) {
     model->set_attention({AttentionKind::s2, AttentionPattern::cross_heads, 50});
     model->set_keep_policies({policy, policy});
     SavedActivations saved;
-    CountingAllocator counter;
+    install_memory_counter();
+    const int64_t before = memory_count().live_bytes;
     accumulate_gradients(*model, batch.input, saved);
-    EXPECT_GT(counter.large, 5);
-    counter.large = 0;
+    EXPECT_GT(memory_count().live_bytes - before, 5 * 19200);
+    mark_memory();
+    const int64_t live = memory_count().live_bytes;
     accumulate_gradients(*model, batch.input, saved);
-    EXPECT_EQ(counter.large, 0);
+    EXPECT_LT(memory_count().peak_bytes - live, 4096);  // lists of rows and losses
+    EXPECT_EQ(memory_count().live_bytes, live);
   }
 }
 
