@@ -159,6 +159,26 @@ std::string summary_section(const std::vector<JsonValue>& lines, const std::opti
   return html + row("hash of the run", text_of(lines.back(), "hash")) + "</table>\n";
 }
 
+/// Planned against measured, by component.
+std::string memory_section(const JsonValue& memory) {
+  const JsonValue::Array* components = memory.find("components") != nullptr ? memory.find("components")->array() : nullptr;
+  const JsonValue* total = memory.find("total");
+  if (components == nullptr || total == nullptr) return "";
+  const auto bytes = [](const JsonValue& row, std::string_view key) {
+    const double value = number_of(row, key);
+    return std::isnan(value) ? std::string("-") : human_bytes(static_cast<uint64_t>(std::max(0.0, value)));
+  };
+  const auto line = [&](const JsonValue& row) {
+    const double percent = number_of(row, "difference_percent");
+    return "<tr><td>" + html_escape(text_of(row, "name")) + "</td><td>" + bytes(row, "planned_bytes") + "</td><td>" +
+           bytes(row, "measured_bytes") + "</td><td>" + (std::isnan(percent) ? "-" : fmt::format("{:+.1f} %", percent)) + "</td></tr>\n";
+  };
+  std::string html = "<h2>Memory of a step</h2>\n<table><tr><th>tensors</th><th>planned</th><th>measured</th><th>difference</th></tr>\n";
+  for (const JsonValue& row : *components)
+    if (number_of(row, "planned_bytes") > 0 || number_of(row, "measured_bytes") > 0) html += line(row);
+  return html + line(*total) + "</table>\n";
+}
+
 }  // namespace
 
 std::filesystem::path write_report(const std::filesystem::path& run) {
@@ -170,6 +190,7 @@ std::filesystem::path write_report(const std::filesystem::path& run) {
                      "</title><style>" + std::string(kStyle) + "</style></head><body>\n<h1>Training report: " +
                      html_escape(std::filesystem::weakly_canonical(run).filename().string()) + "</h1>\n";
   html += summary_section(lines, read_optional(run / "environment.json"));
+  if (const auto memory = read_optional(run / "memory.json")) html += memory_section(*memory);
   if (const auto evaluation = read_optional(run / "evaluation.json")) html += evaluation_section(*evaluation);
   if (std::filesystem::exists(run / "evaluation.jsonl")) html += validation_section(read_lines(run / "evaluation.jsonl"));
   html += "<h2>Training</h2>\n" + training_curves(lines) + "</body></html>\n";

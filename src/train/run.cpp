@@ -8,6 +8,7 @@
 #include "longlora/ops/accelerator.h"
 #include "longlora/tokenizer/tokenizer.h"
 #include "longlora/train/environment.h"
+#include "longlora/train/memory_report.h"
 #include "longlora/train/prepare.h"
 #include "longlora/train/report.h"
 #include "longlora/train/run_status.h"
@@ -185,9 +186,11 @@ class Run {
 
     std::optional<MetricsObserver> metrics;  // the root's
     std::vector<Observer*> observers;
+    std::optional<MemoryObserver> memory;
     std::optional<ProgressObserver> progress;
     if (is_root()) {
       observers.push_back(&metrics.emplace(out / "metrics.jsonl", resume_ ? resume_->state.metrics_bytes : 0, scale));
+      observers.push_back(&memory.emplace(out / "memory.json", run_.memory, run_.device.is_gpu()));
       observers.push_back(&progress.emplace(request_.progress, config.log.every, run_.plan.total_steps, folder_.log_file()));
     }
     const auto state = [&] {
@@ -247,9 +250,8 @@ class Run {
   std::map<std::string, std::string> identity_, prints_;
 };
 
-}  // namespace
-
-int run_training(const TrainRequest& request) {
+/// `planned`: for the last words.
+int run(const TrainRequest& request, PlannedMemory& planned) {
   LoadedConfig loaded = load_config(request.sources);
   const dist::LaunchInfo launch = find_launch(request, loaded.config);
   const int64_t parts = loaded.config.dist.sequence_parallel;
@@ -266,7 +268,23 @@ int run_training(const TrainRequest& request) {
     loaded.config.dist.shard_weights = weights;
     prepared = prepare_run(std::move(loaded), PrepareFor::training, launch.world_size / parts);
   }
+  planned = {prepared.memory.peak_bytes(), prepared.memory.budget_bytes,
+             prepared.device.is_gpu() ? "memory.device_budget" : "memory.host_budget"};
   return Run(request, std::move(prepared), world).execute();
+}
+
+}  // namespace
+
+int run_training(const TrainRequest& request) {
+  PlannedMemory planned;
+  try {
+    return run(request, planned);
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception& failure) {
+    if (!is_out_of_memory(failure)) throw;
+    fail_out_of_memory(failure, run_status().step, planned);
+  }
 }
 
 }  // namespace longlora

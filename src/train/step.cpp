@@ -5,6 +5,7 @@
 #include "longlora/core/log.h"
 #include "longlora/model/sequence.h"
 #include "longlora/train/device.h"
+#include "longlora/train/environment.h"
 #include "longlora/train/trainer.h"
 #include "train/together.h"
 
@@ -69,6 +70,7 @@ std::vector<LossSum> Trainer::accumulate(const std::vector<TokenBatch>& shards, 
   std::vector<LossSum> losses;
   for (const TokenBatch& shard : shards) {
     const ModelInput input = model_input(shard);
+    const CountedBytes rows(Component::tables, input.ids_BT.nbytes() + input.labels_BT.nbytes());
     tree_.open();                                                                // zeroed gradients
     at::Tensor hidden_BTC = model_.forward(input, saved_);                       // saved_ holds what the policy keeps
     losses.push_back(model_.loss_backward(hidden_BTC, input.labels_BT, scale));  // hidden becomes its own gradient
@@ -147,6 +149,7 @@ void Trainer::move_on(StepReport& report, const UpdateGate& gate) {
 
 StepReport Trainer::step() {
   const double started = monotonic_seconds();
+  mark_memory();
   StepReport report{.step = progress_.step + 1, .first_row = progress_.cursor.next_row, .rows = static_cast<uint64_t>(plan_.global_batch)};
   reducer_.ranks().set_place("step", report.step);
   const std::vector<TokenBatch> shards = rows_of_step(report);
@@ -167,6 +170,8 @@ StepReport Trainer::step() {
   const MemoryNow memory = memory_now(model_.options().device);
   report.memory_bytes = memory.bytes;
   report.memory_peak_bytes = memory.peak_bytes;
+  report.resident_peak_bytes = peak_resident_bytes();
+  report.tensors = memory_count();
   report.seconds = monotonic_seconds() - started;
   return report;
 }

@@ -4,7 +4,7 @@
 
 namespace longlora {
 
-/// Reads metrics.jsonl, environment.json, exit.json, evaluation.jsonl and an optional evaluation.json (list of
+/// Reads metrics.jsonl, environment.json, memory.json, exit.json, evaluation.jsonl and an optional evaluation.json (list of
 /// {"label", "contexts": [{"context", "perplexity", ...}]}) of the run folder and writes report.html. Missing metrics.jsonl:
 /// ErrorKind::missing.
 std::filesystem::path write_report(const std::filesystem::path& run_folder);

@@ -10,6 +10,7 @@
 #include "longlora/config/train_config.h"
 #include "longlora/data/dataset.h"
 #include "longlora/model/llama.h"
+#include "longlora/ops/memory_counter.h"
 #include "longlora/optim/optimizer.h"
 #include "longlora/train/gradient_tree.h"
 #include "longlora/train/hash_chain.h"
@@ -27,7 +28,9 @@ struct StepReport {
   Outcome outcome = Outcome::applied;
   AttentionKind attention = AttentionKind::full;
   double seconds = 0, data_wait_seconds = 0;
-  int64_t memory_bytes = 0, memory_peak_bytes = 0;  // of the device; on the CPU of the process
+  int64_t memory_bytes = 0, memory_peak_bytes = 0;  // of the device; on the CPU of the process, resident
+  int64_t resident_peak_bytes = 0;                  // of the process
+  MemoryCount tensors;                              // host memory of this step: peaks and numbers since it began
   std::string hash;                                 // hex of the chain after this step
 };
 
