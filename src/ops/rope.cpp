@@ -73,7 +73,8 @@ void RopeTable::reserve(int64_t count) {
 
 at::Tensor RopeTable::on(const at::Device& device) const {
   if (uploaded_.defined() && uploaded_.numel() == table_.numel() && uploaded_.device() == device) return uploaded_;
-  uploaded_ = table_.to(device);
+  uploaded_ = at::empty(table_.sizes(), table_.options().device(device));
+  uploaded_.copy_(table_);
   return uploaded_;
 }
 

@@ -105,7 +105,7 @@ void fail_out_of_memory(const std::exception& failure, int64_t step, const Plann
   }
   what += "; the plan was " + bytes(planned.peak_bytes) + " of " + bytes(planned.budget_bytes);
   fail(ErrorKind::memory, what, step > 0 ? "after step " + std::to_string(step) : "start of the run",
-       budget + " (memory.policy: auto then keeps less), or lower data.sequence_length");
+       budget + " or lower data.sequence_length");
 }
 
 }  // namespace longlora
