@@ -10,6 +10,7 @@
 #include "longlora/core/text.h"
 #include "longlora/dist/launcher.h"
 #include "longlora/ops/accelerator.h"
+#include "longlora/train/environment.h"
 
 namespace longlora::apps {
 namespace {
@@ -64,18 +65,30 @@ std::vector<std::string> without_resume(std::vector<std::string> command) {
   return command;
 }
 
-/// The plan of a killed run, from what it wrote at its start.
-std::string planned_memory(const std::filesystem::path& output_dir) {
-  constexpr uint64_t kMaxFileBytes = 1 << 20;
+/// A whole number in a file of the run folder, by the keys that lead to it; nullopt where there is none.
+std::optional<uint64_t> number_in(const std::filesystem::path& file, std::initializer_list<std::string_view> keys) {
+  constexpr uint64_t kMaxFileBytes = 16 << 20;
   try {
-    const JsonValue file = parse_json(read_file(output_dir / "environment.json", kMaxFileBytes), "environment.json");
-    const JsonValue* bytes = file.find("memory_plan_bytes");
-    if (bytes == nullptr || !bytes->unsigned_integer()) return "";
-    return fmt::format("the plan was {} a rank: lower memory.host_budget, data.sequence_length or the number of ranks",
-                       human_bytes(*bytes->unsigned_integer()));
+    if (!std::filesystem::exists(file)) return std::nullopt;
+    const JsonValue root = parse_json(read_file(file, kMaxFileBytes), file.string(), {.max_bytes = kMaxFileBytes});
+    const JsonValue* value = &root;
+    for (const std::string_view key : keys)
+      if (value != nullptr) value = value->find(key);
+    return value == nullptr ? std::nullopt : value->unsigned_integer();
   } catch (const Error&) {  // an explanation that cannot be given changes nothing
-    return "";
+    return std::nullopt;
   }
+}
+
+/// Host bytes of a killed run's plan, from what it wrote at its start, beside what this host allows.
+std::string planned_memory(const std::filesystem::path& output_dir, int ranks) {
+  std::optional<uint64_t> bytes = number_in(output_dir / "plan.json", {"host_bytes", "total"});
+  if (!bytes) bytes = number_in(output_dir / "environment.json", {"memory_plan_bytes"});
+  if (!bytes) return "";
+  const int64_t limit = host_memory_limit();
+  const std::string allowed = limit > 0 ? ", this host allows " + human_bytes(static_cast<uint64_t>(limit)) + " in all" : "";
+  return fmt::format("the plan was {} a rank of {}{}: lower memory.host_budget, data.sequence_length or the number of ranks",
+                     human_bytes(*bytes), ranks, allowed);
 }
 
 dist::LauncherOptions options_of(const LaunchCommandFlags& flags, const Program& p) {
@@ -99,7 +112,7 @@ dist::LauncherOptions options_of(const LaunchCommandFlags& flags, const Program&
   if (output_dir.empty()) return options;
   options.restart_command = without_resume(options.command);
   if (flags.log_dir.empty()) options.log_folder = std::filesystem::path(output_dir) / "logs";
-  options.explain_kill = [output_dir] { return planned_memory(output_dir); };
+  options.explain_kill = [output_dir, ranks = options.ranks_per_node] { return planned_memory(output_dir, ranks); };
   return options;
 }
 

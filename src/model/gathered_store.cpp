@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "longlora/core/error.h"
+#include "longlora/ops/memory_counter.h"
 #include "model/device_bytes.h"
 
 namespace longlora {
@@ -24,6 +25,7 @@ LayerWeights views_of(const at::Tensor& whole, const WeightParts& parts, const M
 }  // namespace
 
 at::Tensor GatheredStore::make_part(const WeightParts& parts, const at::TensorOptions& options, const dist::Communicator& ranks) {
+  const MemoryTag tag(Component::weights);
   const int64_t elements = parts.part_bytes() / parts.element_bytes();
   if (options.device().is_cpu() || ranks.takes_device_memory()) return at::zeros({elements}, options);
   return accelerator::staging({elements}, c10::typeMetaToScalarType(options.dtype())).zero_();
@@ -32,6 +34,7 @@ at::Tensor GatheredStore::make_part(const WeightParts& parts, const at::TensorOp
 GatheredStore::GatheredStore(const ModelConfig& config, const WeightParts& layout, std::vector<at::Tensor> parts, const at::Device& device,
                              dist::Communicator& ranks)
     : parts_(std::move(parts)), ranks_(ranks) {
+  const MemoryTag tag(Component::weights);
   const int64_t elements = layout.layer_bytes() / layout.element_bytes();
   const at::TensorOptions options = parts_.front().options().device(device).pinned_memory(false);
   slots_.resize(std::min<size_t>(2, parts_.size()));

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "longlora/core/error.h"
+#include "longlora/ops/memory_counter.h"
 
 namespace longlora {
 namespace {
@@ -16,6 +17,7 @@ OffloadedInputs::OffloadedInputs(const at::Device& device) : device_(device) {}
 void OffloadedInputs::reserve(int64_t bytes) {
   if (bytes == this->bytes()) return;
   release();
+  const MemoryTag tag(Component::offloaded_inputs);
   if (bytes > 0) host_ = accelerator::host_block(bytes);
 }
 

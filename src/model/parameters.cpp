@@ -10,6 +10,7 @@
 
 #include "longlora/core/error.h"
 #include "longlora/dist/communicator.h"
+#include "longlora/ops/memory_counter.h"
 #include "model/gathered_store.h"
 
 namespace longlora {
@@ -20,9 +21,13 @@ struct Block {
   at::Tensor weight, master, grad;  // master and grad undefined when frozen
 
   Block() = default;
-  Block(at::IntArrayRef sizes, const at::TensorOptions& compute, bool trainable) {
-    weight = at::empty(sizes, compute);
+  Block(at::IntArrayRef sizes, const at::TensorOptions& compute, bool trainable, Component of_weight = Component::weights) {
+    {
+      const MemoryTag tag(of_weight);
+      weight = at::empty(sizes, compute);
+    }
     if (!trainable) return;
+    const MemoryTag tag(Component::optimizer_and_gradient);
     const at::TensorOptions fp32 = compute.dtype(at::kFloat);
     master = weight.scalar_type() == at::kFloat ? weight : at::empty(sizes, fp32);
     grad = at::zeros(sizes, fp32);
@@ -110,7 +115,7 @@ class Builder {
       const int64_t parts = std::count_if(std::begin(kProjections), std::end(kProjections),
                                           [&](const Projection& p) { return p.group == g && targets(p.target); });
       if (!set_.layout) weights_[g] = Block({sizes[g].first, sizes[g].second}, compute_, is_trainable(Role::projection, options_.tuning));
-      adapters_[g] = parts > 0 ? Block({parts * options_.tuning.lora.rank, sizes[g].second}, compute_, true) : Block();
+      adapters_[g] = parts > 0 ? adapter({parts * options_.tuning.lora.rank, sizes[g].second}) : Block();
       next_row_[g] = 0;
       linears[g]->d_weight_OI = weights_[g].grad;
       linears[g]->a_RI = adapters_[g].weight;
@@ -123,6 +128,9 @@ class Builder {
     else
       set_.weights.push_back({weights_[kQkv].weight, weights_[kO].weight, weights_[kGateUp].weight, weights_[kDown].weight});
   }
+
+  /// A plan counts adapters as state.
+  Block adapter(at::IntArrayRef sizes) const { return Block(sizes, compute_, true, Component::optimizer_and_gradient); }
 
   double lora_scale() const {
     const TrainConfig::Tuning::Lora& lora = options_.tuning.lora;
@@ -165,7 +173,7 @@ class Builder {
     Linear& linear = *std::array<Linear*, kGroups>{&layer.qkv, &layer.o, &layer.gate_up, &layer.down}[g];
     const int64_t rank = options_.tuning.lora.rank;
     const std::string stem = spec.name.substr(0, spec.name.size() - std::string_view("weight").size());
-    const Block b({out, rank}, compute_, true);
+    const Block b = adapter({out, rank});
     const Block a = adapters_[g].rows(static_cast<int64_t>(linear.parts.size()) * rank, rank);
     add(stem + "lora_A.weight", Role::lora, spec.layer, a, a.weight.sizes().vec());
     add(stem + "lora_B.weight", Role::lora, spec.layer, b, {out, rank});

@@ -6,10 +6,15 @@
 #include <algorithm>
 
 #include "longlora/core/error.h"
+#include "longlora/ops/memory_counter.h"
 
 namespace longlora {
 namespace {
 
+at::Tensor allocate(int64_t bytes, const at::Device& device) {
+  const MemoryTag tag(Component::activations);
+  return at::empty({bytes}, at::TensorOptions().dtype(at::kByte).device(device));
+}
 int64_t aligned(int64_t bytes) { return (bytes + Arena::kAlignment - 1) / Arena::kAlignment * Arena::kAlignment; }
 
 }  // namespace
@@ -19,7 +24,7 @@ void Arena::reserve(int64_t bytes) {
   peak_ = 0;
   if (aligned(bytes) == this->bytes()) return;
   block_ = at::Tensor();  // free before allocating: the two never coexist
-  block_ = at::empty({aligned(bytes)}, at::TensorOptions().dtype(at::kByte).device(device_));
+  block_ = allocate(aligned(bytes), device_);
 }
 
 void Arena::settle() {
@@ -37,8 +42,7 @@ void Arena::release() {
 at::Tensor Arena::take(End end, int64_t bytes) {
   const int64_t before = used(end), after = before + aligned(bytes), other = used(end == End::bottom ? End::top : End::bottom);
   const bool fits = after + other <= this->bytes();
-  at::Tensor taken = fits ? block_.narrow(0, end == End::bottom ? before : this->bytes() - after, bytes)
-                          : at::empty({bytes}, at::TensorOptions().dtype(at::kByte).device(device_));
+  at::Tensor taken = fits ? block_.narrow(0, end == End::bottom ? before : this->bytes() - after, bytes) : allocate(bytes, device_);
   used_[static_cast<int>(end)] = after;
   peak_ = std::max(peak_, after + other);
   return taken;

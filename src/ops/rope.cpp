@@ -2,8 +2,8 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
 
+#include "longlora/ops/memory_counter.h"
 #include "longlora/ops/vector_math.h"
 #include "ops/dispatch.h"
 
@@ -51,12 +51,15 @@ RopeTable::RopeTable(std::vector<float> frequencies, double attention_factor)
     : frequencies_(std::move(frequencies)), attention_factor_(attention_factor) {}
 
 void RopeTable::reserve(int64_t count) {
-  const int64_t have = half() == 0 ? count : static_cast<int64_t>(values_.size()) / (2 * half());
+  const int64_t have = half() == 0 ? count : table_.defined() ? table_.size(0) : 0;
   if (count <= have) return;
-  values_.resize(static_cast<size_t>(count * 2 * half()));
+  const MemoryTag tag(Component::tables);
+  at::Tensor grown = at::empty({count, 2 * half()}, at::TensorOptions().dtype(at::kFloat));
+  if (have > 0) grown.narrow(0, 0, have).copy_(table_);
+  float* const values = grown.mutable_data_ptr<float>();
   at::parallel_for(have, count, 256, [&](int64_t begin, int64_t end) {
     for (int64_t position = begin; position < end; ++position) {
-      float* out = values_.data() + position * 2 * half();
+      float* out = values + position * 2 * half();
       for (int64_t i = 0; i < half(); ++i) {
         const float angle = static_cast<float>(position) * frequencies_[static_cast<size_t>(i)];  // fp32 product, as transformers does
         out[i] = static_cast<float>(std::cos(static_cast<double>(angle)) * attention_factor_);
@@ -64,13 +67,14 @@ void RopeTable::reserve(int64_t count) {
       }
     }
   });
+  table_ = std::move(grown);
+  values_ = values;
 }
 
 at::Tensor RopeTable::on(const at::Device& device) const {
-  const auto count = static_cast<int64_t>(values_.size());
-  if (uploaded_.defined() && uploaded_.numel() == count && uploaded_.device() == device) return uploaded_;
-  uploaded_ = at::empty({count / (2 * half()), 2 * half()}, at::TensorOptions().dtype(at::kFloat).device(device));
-  uploaded_.copy_(at::from_blob(const_cast<float*>(values_.data()), uploaded_.sizes(), at::TensorOptions().dtype(at::kFloat)));
+  if (uploaded_.defined() && uploaded_.numel() == table_.numel() && uploaded_.device() == device) return uploaded_;
+  uploaded_ = at::empty(table_.sizes(), table_.options().device(device));
+  uploaded_.copy_(table_);
   return uploaded_;
 }
 

@@ -6,6 +6,7 @@
 
 #include "longlora/core/error.h"
 #include "longlora/ops/accelerator.h"
+#include "longlora/ops/memory_counter.h"
 #include "longlora/ops/optimizer.h"
 #include "longlora/ops/vector_math.h"
 #include "longlora/optim/optimizer.h"
@@ -82,6 +83,7 @@ void update_on_device(const Update& u, Parameter& p, const UpdateGate& gate) {
 AdamW::AdamW(std::vector<Parameter*> parameters, const TrainConfig::Optimizer& options)
     : parameters_(std::move(parameters)), options_(options) {
   LONGLORA_INVARIANT(options_.betas.size() == 2);
+  const MemoryTag tag(Component::optimizer_and_gradient);
   for (Parameter* p : parameters_) {
     LONGLORA_INVARIANT(p->master.defined() && p->grad.defined());
     if (!p->adam_m.defined()) p->adam_m = at::zeros_like(p->master);

@@ -17,6 +17,7 @@
 #include "longlora/core/error.h"
 #include "longlora/ops/accelerator.h"
 #include "longlora/ops/attention.h"
+#include "longlora/ops/memory_counter.h"
 #include "longlora/train/version.h"
 
 namespace longlora {
@@ -56,8 +57,9 @@ CpuInfo read_cpu_info() {
   return info;
 }
 
-int64_t status_kib(const char* key) {
-  std::ifstream file("/proc/self/status");
+/// Bytes of a line "Key:  N kB".
+int64_t status_kib(const char* key, const char* path = "/proc/self/status") {
+  std::ifstream file(path);
   for (std::string line; std::getline(file, line);) {
     if (!line.starts_with(key)) continue;
     std::istringstream words(line.substr(std::string_view(key).size()));
@@ -94,6 +96,7 @@ int set_compute_threads(int requested) {
   at::set_num_threads(threads);
   at::set_num_interop_threads(1);
   accelerator::prepare_process();
+  install_memory_counter();
   return threads;
 }
 
@@ -143,6 +146,15 @@ std::string libtorch_version() { return TORCH_VERSION; }
 
 int64_t resident_bytes() { return status_kib("VmRSS:"); }
 int64_t peak_resident_bytes() { return status_kib("VmHWM:"); }
+
+int64_t host_memory_limit() {
+  int64_t limit = status_kib("MemTotal:", "/proc/meminfo");
+  for (const char* path : {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
+    int64_t of_group = 0;
+    if (std::ifstream(path) >> of_group && of_group > 0) limit = limit > 0 ? std::min(limit, of_group) : of_group;
+  }
+  return limit;
+}
 
 double measure_product_rate(ComputeType compute, const at::Device& device) {
   if (!device.is_cpu() && !device.is_cuda()) return 0;  // a device of tests: its speed says nothing

@@ -1,6 +1,7 @@
 #include "longlora/train/gradient_tree.h"
 
 #include "longlora/core/error.h"
+#include "longlora/ops/memory_counter.h"
 
 namespace longlora {
 
@@ -16,6 +17,7 @@ void GradientTree::begin(int64_t first_shard) {
 void GradientTree::open() {
   if (newest_) store(*newest_);
   newest_.reset();
+  const MemoryTag tag(Component::optimizer_and_gradient);
   for (Parameter* p : trainable_) {
     if (p->grad.defined())
       p->grad.zero_();
@@ -37,6 +39,7 @@ GradientTree::Buffers GradientTree::spare_buffers() {
     spare_.pop_back();
     return buffers;
   }
+  const MemoryTag tag(Component::gradient_tree);
   Buffers buffers;
   for (Parameter* p : trainable_) buffers.push_back(at::empty_like(p->grad));
   return buffers;

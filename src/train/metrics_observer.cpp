@@ -20,10 +20,12 @@ std::string metrics_line(const StepReport& r, const SpeedScale& scale) {
       "{{\"step\": {}, \"loss\": {}, \"grad_norm\": {}, \"lr\": {}, \"tokens\": {}, \"targets\": {}, \"padding\": {}, \"attention\": "
       "\"{}\", "
       "\"outcome\": \"{}\", \"first_row\": {}, \"hash\": \"{}\", \"seconds\": {:.4f}, \"tokens_per_second\": {:.1f}, \"mfu\": {:.4f}, "
-      "\"hfu\": {:.4f}, \"data_wait_seconds\": {:.4f}, \"memory_bytes\": {}, \"memory_peak_bytes\": {}}}\n",
+      "\"hfu\": {:.4f}, \"data_wait_seconds\": {:.4f}, \"memory_bytes\": {}, \"memory_peak_bytes\": {}, "
+      "\"tensor_bytes\": {}, \"tensor_peak_bytes\": {}, \"large_allocations\": {}}}\n",
       r.step, json_number(r.loss), json_number(r.grad_norm), json_number(r.learning_rate), r.tokens, r.targets, r.padding,
       name_of(r.attention), r.outcome == Outcome::applied ? "applied" : "skipped", r.first_row, r.hash, r.seconds, rate, share(flops.model),
-      share(flops.hardware), r.data_wait_seconds, r.memory_bytes, r.memory_peak_bytes);
+      share(flops.hardware), r.data_wait_seconds, r.memory_bytes, r.memory_peak_bytes, r.tensors.live_bytes, r.tensors.peak_bytes,
+      r.tensors.large_allocations);
 }
 
 }  // namespace

@@ -139,6 +139,7 @@ std::unique_ptr<LlamaModel> make_model(const PreparedRun& run, Digest& weights_d
                              .weight_ranks = run.memory.weight_ranks > 1 ? weight_ranks : nullptr};
   auto model = std::make_unique<LlamaModel>(run.base->config, run.plan.rope.after, run.plan.rope.new_max_position, run.plan.sequence_length,
                                             options);
+  model->reserve(run.memory.arena_bytes, run.memory.offload_host_bytes);  // before weights are read: the first to hear that it is not there
   if (config.model.init == InitKind::random) {
     model->initialise_base();
     weights_digest = Sha256().update("random").update(run.base->config.json).finish();
@@ -146,8 +147,6 @@ std::unique_ptr<LlamaModel> make_model(const PreparedRun& run, Digest& weights_d
     weights_digest = lanes_digest(load_base_weights(*model, *run.base, config.weights_check_finite));
   }
   if (config.tuning.mode == TuningMode::lora) model->initialise_lora();
-  if (run.memory.layer_policy.empty()) return model;  // no step will be made
-  model->set_policies(run.memory.layer_policy);
   return model;
 }
 

@@ -13,6 +13,7 @@
 #include "checkpoint/tensor_tools.h"
 #include "longlora/core/error.h"
 #include "longlora/core/log.h"
+#include "longlora/ops/memory_counter.h"
 #include "longlora/ops/optimizer.h"
 #include "train/block_table.h"
 #include "train/range_exchange.h"
@@ -112,6 +113,7 @@ struct Reducer::State {
 
 /// Masters become slices of flat masters: of the weight itself where that is the master.
 void Reducer::State::keep_own_state() const {
+  const MemoryTag tag(Component::optimizer_and_gradient);
   for (Parameter* p : trainable) p->owned_begin = 0;
   std::vector<BlockTable::Segment> mine_of(trainable.size(), {0, 0, 0});
   for (const BlockTable::Segment& s : exchange.table().segments(mine())) mine_of[s.parameter] = s;

@@ -174,8 +174,6 @@ double median_of(const std::vector<JsonValue>& lines, std::string_view key) {
 std::string plan_section(const JsonValue& plan, const std::vector<JsonValue>& lines) {
   const JsonValue *seconds = plan.find("step_seconds"), *peak = plan.find("peak"), *rates = plan.find("rates");
   if (seconds == nullptr || peak == nullptr || rates == nullptr) return "";
-  double measured_peak = 0;
-  for (const JsonValue& line : lines) measured_peak = std::max(measured_peak, number_of(line, "memory_peak_bytes"));
   const auto row = [](std::string_view name, double planned, double measured, double per, int digits) {
     const auto cell = [&](double value) { return std::isfinite(value) ? fmt::format("{:.{}f}", value / per, digits) : std::string("-"); };
     const double off = 100 * (measured / planned - 1);
@@ -183,11 +181,30 @@ std::string plan_section(const JsonValue& plan, const std::vector<JsonValue>& li
                        std::isfinite(off) ? fmt::format("{:+.1f} %", off) : "-");
   };
   std::string html = "<h2>Planned and measured</h2>\n<table><tr><th></th><th>planned</th><th>measured</th><th>difference</th></tr>\n";
-  html += row("peak memory, GiB", number_of(*peak, "bytes"), measured_peak, 1 << 30, 3);
   html += row("seconds a step, median", number_of(*seconds, "total"), median_of(lines, "seconds"), 1, 3);
   html += row("tokens a second, median", number_of(plan, "tokens_per_second"), median_of(lines, "tokens_per_second"), 1, 0);
   return html + "</table>\n<p>Largest in " + html_escape(text_of(*peak, "moment")) +
          "; policy: " + html_escape(text_of(plan, "policy_summary")) + "; rates: " + html_escape(text_of(*rates, "source")) + ".</p>\n";
+}
+
+/// Planned against measured, by component.
+std::string memory_section(const JsonValue& memory) {
+  const JsonValue::Array* components = memory.find("components") != nullptr ? memory.find("components")->array() : nullptr;
+  const JsonValue* total = memory.find("total");
+  if (components == nullptr || total == nullptr) return "";
+  const auto bytes = [](const JsonValue& row, std::string_view key) {
+    const double value = number_of(row, key);
+    return std::isnan(value) ? std::string("-") : human_bytes(static_cast<uint64_t>(std::max(0.0, value)));
+  };
+  const auto line = [&](const JsonValue& row) {
+    const double percent = number_of(row, "difference_percent");
+    return "<tr><td>" + html_escape(text_of(row, "name")) + "</td><td>" + bytes(row, "planned_bytes") + "</td><td>" +
+           bytes(row, "measured_bytes") + "</td><td>" + (std::isnan(percent) ? "-" : fmt::format("{:+.1f} %", percent)) + "</td></tr>\n";
+  };
+  std::string html = "<h2>Memory of a step</h2>\n<table><tr><th>tensors</th><th>planned</th><th>measured</th><th>difference</th></tr>\n";
+  for (const JsonValue& row : *components)
+    if (number_of(row, "planned_bytes") > 0 || number_of(row, "measured_bytes") > 0) html += line(row);
+  return html + line(*total) + "</table>\n";
 }
 
 }  // namespace
@@ -202,6 +219,7 @@ std::filesystem::path write_report(const std::filesystem::path& run) {
                      html_escape(std::filesystem::weakly_canonical(run).filename().string()) + "</h1>\n";
   html += summary_section(lines, read_optional(run / "environment.json"));
   if (const auto plan = read_optional(run / "plan.json")) html += plan_section(*plan, lines);
+  if (const auto memory = read_optional(run / "memory.json")) html += memory_section(*memory);
   if (const auto evaluation = read_optional(run / "evaluation.json")) html += evaluation_section(*evaluation);
   if (std::filesystem::exists(run / "evaluation.jsonl")) html += validation_section(read_lines(run / "evaluation.jsonl"));
   html += "<h2>Training</h2>\n" + training_curves(lines) + "</body></html>\n";

@@ -9,6 +9,7 @@
 #include "longlora/plan/plan_report.h"
 #include "longlora/tokenizer/tokenizer.h"
 #include "longlora/train/environment.h"
+#include "longlora/train/memory_report.h"
 #include "longlora/train/prepare.h"
 #include "longlora/train/rates.h"
 #include "longlora/train/report.h"
@@ -167,14 +168,13 @@ class Run {
     const int64_t first_step = start.step;
     const auto keep_less = [&] {
       if (!replan_with_less(run_)) return false;
-      model.set_policies(keep_policies(run_.memory));
       if (run_.device.is_gpu()) accelerator::release_unused();
       folder_.say("policy     " + run_.memory.policy_summary());
       folder_.describe_plan(report_of(run_, rates_));
       return true;
     };
-    Trainer trainer({model, loader, optimizer, reducer, ranks_, config, run_.plan, out / "logs", keep_less, world_.sequence.get(),
-                     world_.weights != nullptr},
+    Trainer trainer({model, loader, optimizer, reducer, ranks_, config, run_.plan, out / "logs", keep_less, &run_.memory,
+                     world_.sequence.get(), world_.weights != nullptr},
                     std::move(start));
     if (!request_.dump_gradients.empty()) {
       const LossSum loss = trainer.accumulate_gradients();
@@ -190,9 +190,11 @@ class Run {
 
     std::optional<MetricsObserver> metrics;  // the root's
     std::vector<Observer*> observers;
+    std::optional<MemoryObserver> memory;
     std::optional<ProgressObserver> progress;
     if (is_root()) {
       observers.push_back(&metrics.emplace(out / "metrics.jsonl", resume_ ? resume_->state.metrics_bytes : 0, scale));
+      observers.push_back(&memory.emplace(out / "memory.json", run_.memory, run_.device.is_gpu()));
       observers.push_back(&progress.emplace(request_.progress, config.log.every, run_.plan.total_steps, folder_.log_file()));
     }
     const auto state = [&] {
@@ -253,9 +255,8 @@ class Run {
   Rates rates_;  // of the predicted time: measured once the model is ready
 };
 
-}  // namespace
-
-int run_training(const TrainRequest& request) {
+/// `planned`: for the last words.
+int run(const TrainRequest& request, PlannedMemory& planned) {
   LoadedConfig loaded = load_config(request.sources);
   const dist::LaunchInfo launch = find_launch(request, loaded.config);
   const int64_t parts = loaded.config.dist.sequence_parallel;
@@ -275,7 +276,23 @@ int run_training(const TrainRequest& request) {
     loaded.config.dist.shard_weights = weights;
     prepared = prepare_run(std::move(loaded), PrepareFor::training, launch.world_size / parts);
   }
+  planned = {prepared.memory.peak_bytes(), prepared.memory.budget_bytes,
+             prepared.device.is_gpu() ? "memory.device_budget" : "memory.host_budget"};
   return Run(request, std::move(prepared), world).execute();
+}
+
+}  // namespace
+
+int run_training(const TrainRequest& request) {
+  PlannedMemory planned;
+  try {
+    return run(request, planned);
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception& failure) {
+    if (!is_out_of_memory(failure)) throw;
+    fail_out_of_memory(failure, run_status().step, planned);
+  }
 }
 
 }  // namespace longlora

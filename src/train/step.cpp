@@ -5,6 +5,7 @@
 #include "longlora/core/log.h"
 #include "longlora/model/sequence.h"
 #include "longlora/train/device.h"
+#include "longlora/train/environment.h"
 #include "longlora/train/trainer.h"
 #include "train/together.h"
 
@@ -62,13 +63,23 @@ std::vector<TokenBatch> Trainer::rows_of_step(StepReport& report) {
   return shards;
 }
 
+/// What the plan says about steps of this attention.
+void Trainer::open_memory(const AttentionSettings& attention) {
+  model_.set_attention(attention);
+  if (memory_ == nullptr) return;
+  const bool full_step = attention.kind == AttentionKind::full && !memory_->full_layer_policy.empty();
+  model_.set_policies(full_step ? memory_->full_layer_policy : memory_->layer_policy);
+  model_.reserve(memory_->arena_bytes, memory_->offload_host_bytes);
+}
+
 std::vector<LossSum> Trainer::accumulate(const std::vector<TokenBatch>& shards, int64_t targets) {
   const float scale = static_cast<float>(1.0 / static_cast<double>(targets));  // the only division
-  model_.set_attention(attention_at(config_, plan_, progress_.step));
+  open_memory(attention_at(config_, plan_, progress_.step));
   tree_.begin(reducer_.first_shard());
   std::vector<LossSum> losses;
   for (const TokenBatch& shard : shards) {
     const ModelInput input = model_input(shard);
+    const CountedBytes rows(Component::tables, input.ids_BT.nbytes() + input.labels_BT.nbytes());
     tree_.open();                                                                // zeroed gradients
     at::Tensor hidden_BTC = model_.forward(input);                               // keeps what the policies say
     losses.push_back(model_.loss_backward(hidden_BTC, input.labels_BT, scale));  // hidden becomes its own gradient
@@ -147,6 +158,7 @@ void Trainer::move_on(StepReport& report, const UpdateGate& gate) {
 
 StepReport Trainer::step() {
   const double started = monotonic_seconds();
+  mark_memory();
   StepReport report{.step = progress_.step + 1, .first_row = progress_.cursor.next_row, .rows = static_cast<uint64_t>(plan_.global_batch)};
   reducer_.ranks().set_place("step", report.step);
   const std::vector<TokenBatch> shards = rows_of_step(report);
@@ -167,6 +179,8 @@ StepReport Trainer::step() {
   const MemoryNow memory = memory_now(model_.options().device);
   report.memory_bytes = memory.bytes;
   report.memory_peak_bytes = memory.peak_bytes;
+  report.resident_peak_bytes = peak_resident_bytes();
+  report.tensors = memory_count();
   report.seconds = monotonic_seconds() - started;
   return report;
 }

@@ -54,7 +54,8 @@ Trainer::Trainer(Parts parts, Progress start)
       progress_(std::move(start)),
       trainable_(model_.trainable()),
       tree_(trainable_),
-      keep_less_(std::move(parts.keep_less)) {}
+      keep_less_(std::move(parts.keep_less)),
+      memory_(parts.memory) {}
 
 void Trainer::write_nonfinite(const StepReport& report) const {
   if (log_folder_.empty()) return;

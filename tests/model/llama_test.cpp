@@ -1,9 +1,9 @@
 // The model as a whole: parameters and their order, random starts, evaluation, generation, row tiles.
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
-#include <c10/core/CPUAllocator.h>
 #include <gtest/gtest.h>
 
+#include "longlora/ops/memory_counter.h"
 #include "model/row_tiles.h"
 #include "model/tiny_model.h"
 #include "support/error_of.h"
@@ -133,22 +133,6 @@ TEST(Decoder, AppendsTokensAsIfTheyHadComeAtOnce) {
   EXPECT_EQ(error_of([&] { decoder.append(std::span(batch.ids).first(1)); }), "41 tokens, room for 40 (generation); ask for fewer tokens");
 }
 
-/// Counts allocations of at least a page's bytes while it is installed in front of LibTorch's CPU allocator.
-class CountingAllocator final : public c10::Allocator {
- public:
-  CountingAllocator() : inner_(c10::GetCPUAllocator()) { c10::SetCPUAllocator(this, /*priority=*/1); }
-  ~CountingAllocator() override { c10::SetCPUAllocator(inner_, /*priority=*/1); }
-  at::DataPtr allocate(size_t bytes) override {
-    if (bytes >= 4096) ++large;
-    return inner_->allocate(bytes);
-  }
-  void copy_data(void* to, const void* from, size_t bytes) const override { inner_->copy_data(to, from, bytes); }
-  int large = 0;
-
- private:
-  c10::Allocator* inner_;
-};
-
 TEST(Training, StepsAfterTheFirstAllocateNothing) {
   using enum KeepPolicy;
   for (const LayerPolicy policy :
@@ -159,13 +143,16 @@ TEST(Training, StepsAfterTheFirstAllocateNothing) {
     auto model = make_model(config, {.tuning = lora_tuning(all_targets()), .row_tile = 64});
     model->set_attention({AttentionKind::s2, AttentionPattern::cross_heads, 128});
     model->set_policies({policy, policy});
-    CountingAllocator counter;
+    install_memory_counter();
+    const int64_t before = memory_count().live_bytes;
     accumulate_gradients(*model, batch.input);
-    EXPECT_GT(counter.large, 5);
     accumulate_gradients(*model, batch.input);  // one arena takes the place of what the first step took piece by piece
-    counter.large = 0;
+    EXPECT_GT(memory_count().live_bytes - before, 5 * 19200);
+    mark_memory();
+    const int64_t live = memory_count().live_bytes;
     accumulate_gradients(*model, batch.input);
-    EXPECT_EQ(counter.large, 0) << name_of(policy);
+    EXPECT_LT(memory_count().peak_bytes - live, 4096) << name_of(policy);  // lists of rows and losses
+    EXPECT_EQ(memory_count().live_bytes, live);
   }
 }
 

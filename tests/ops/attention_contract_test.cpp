@@ -1,6 +1,5 @@
 // The call contract: threads and batches change no bit, aliases, windows, guard bytes, no copies, no large scratch.
 #include <ATen/Parallel.h>
-#include <c10/core/CPUAllocator.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
@@ -9,6 +8,7 @@
 #include <string>
 
 #include "attention_case.h"
+#include "longlora/ops/memory_counter.h"
 
 namespace longlora::test {
 namespace {
@@ -149,34 +149,18 @@ TEST(AttentionContract, NaNInInputsShows) {
   for (const double x : doubles(r.o.narrow(1, 10, 54))) ASSERT_TRUE(std::isnan(x));
 }
 
-/// Counts what tensors allocate; everything else is the allocator that was there.
-class CountingAllocator : public c10::Allocator {
- public:
-  CountingAllocator() : inner_(c10::GetCPUAllocator()) { c10::SetCPUAllocator(this, 255); }
-  ~CountingAllocator() override { c10::SetCPUAllocator(inner_, 255); }
-  c10::DataPtr allocate(size_t bytes) override {
-    ++count;
-    return inner_->allocate(bytes);
-  }
-  void copy_data(void* target, const void* source, size_t bytes) const override { default_copy_data(target, source, bytes); }
-
-  int count = 0;
-
- private:
-  c10::Allocator* inner_;
-};
-
 TEST(AttentionContract, NoTensorIsAllocated) {  // no copies of q, k, v, no repeated keys, no mask
   for (const AttentionCase& c : kCases) {
     const AttentionInputs in(c);
     AttentionOutputs r = run_attention(c, in);
     at::Tensor workspace = at::zeros({attention_workspace_elements(c.B, c.T, c.H)}, at::TensorOptions().dtype(at::kFloat));
-    CountingAllocator allocator;
+    install_memory_counter();
+    mark_memory();
     s2_attention_forward(c.layout(), in.q, in.k, in.v, r.o, r.lse);
     s2_attention_backward(c.layout(), in.q, in.k, in.v, r.o, r.lse, in.d_o, r.d_q, r.d_k, r.d_v, workspace);
-    EXPECT_EQ(allocator.count, 0) << c;
+    EXPECT_EQ(memory_count().allocations, 0) << c;
     const at::Tensor counted = at::zeros({4}, workspace.options());
-    EXPECT_EQ(allocator.count, 1);
+    EXPECT_EQ(memory_count().allocations, 1);
   }
 }
 

@@ -1,43 +1,44 @@
-// Allocation failures inside a step: the step runs again with a cheaper policy and gives the same bits, or ends cleanly.
-#include <c10/core/CPUAllocator.h>
+// Memory that runs out: inside a step it runs again with a cheaper policy and gives the same bits, or ends cleanly; at the start of a run
+// it ends with one sentence and harms nothing; below the plan's bytes a run is refused, at them it runs.
+#include <c10/util/Exception.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <new>
-
 #include "longlora/checkpoint/train_state.h"
+#include "longlora/core/text.h"
+#include "longlora/ops/memory_counter.h"
+#include "longlora/train/prepare.h"
+#include "support/error_of.h"
 #include "train/tiny_training.h"
 
 namespace longlora {
 namespace {
 
-/// LibTorch's allocator, except that the chosen allocation of a tensor fails.
-class FailingAllocator final : public c10::Allocator {
- public:
-  FailingAllocator() { c10::SetCPUAllocator(this, 1); }
-  ~FailingAllocator() override { c10::SetCPUAllocator(c10::GetDefaultCPUAllocator(), 1); }
-  c10::DataPtr allocate(size_t bytes) override {
-    if (armed && ++count == fail_at) throw std::bad_alloc();
-    return c10::GetDefaultCPUAllocator()->allocate(bytes);
+using testing::HasSubstr;
+
+class OutOfMemory : public testing::Test {
+ protected:
+  OutOfMemory() { install_memory_counter(); }
+  ~OutOfMemory() override {
+    fail_allocation_after(-1);
+    set_memory_limit(0);
   }
-  void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
-  int64_t count = 0, fail_at = 0;
-  bool armed = false;
 };
 
-TEST(OutOfMemory, EveryFailedAllocationOfAStepIsSurvivedWithTheSameBits) {
-  FailingAllocator memory;
+TEST_F(OutOfMemory, EveryFailedAllocationOfAStepIsSurvivedWithTheSameBits) {
   TinyTraining run;
   run.prepare();
   std::string whole;
+  int64_t allocations = 0;
   {
     Trainer trainer = run.trainer();
-    memory.armed = true;
-    whole = trainer.step().hash;
-    memory.armed = false;
+    mark_memory();
+    const StepReport report = trainer.step();
+    whole = report.hash;
+    allocations = report.tensors.allocations;
   }
-  const int64_t allocations = memory.count;
   ASSERT_GT(allocations, 10);
-  for (int64_t k = 1; k <= allocations; ++k) {
+  for (int64_t k = 0; k < allocations; ++k) {
     run.prepare();
     int step_downs = 0;
     Trainer trainer = run.trainer([&] {
@@ -45,28 +46,88 @@ TEST(OutOfMemory, EveryFailedAllocationOfAStepIsSurvivedWithTheSameBits) {
       run.model->set_policies(std::vector<LayerPolicy>(2, KeepPolicy::checkpoint));
       return true;
     });
-    memory.count = 0;
-    memory.fail_at = k;
-    memory.armed = true;
+    fail_allocation_after(k);
     EXPECT_EQ(trainer.step().hash, whole) << "allocation " << k << " of " << allocations;
-    memory.armed = false;
+    fail_allocation_after(-1);
     EXPECT_EQ(step_downs, 1) << k;
   }
 }
 
-TEST(OutOfMemory, StopEndsTheStepWithNothingMoved) {
-  FailingAllocator memory;
+TEST_F(OutOfMemory, StopEndsTheStepWithNothingMoved) {
   TinyTraining run;
   run.prepare();
   run.loaded.config.memory.on_oom = OnOom::stop;
   const Digest before = state_digest(*run.model);
   Trainer trainer = run.trainer([] { return true; });
-  memory.fail_at = 5;
-  memory.armed = true;
-  EXPECT_THROW(trainer.step(), std::bad_alloc);
-  memory.armed = false;
+  fail_allocation_after(4);
+  EXPECT_THROW(trainer.step(), c10::Error);
+  fail_allocation_after(-1);
   EXPECT_EQ(state_digest(*run.model), before);
   EXPECT_EQ(trainer.progress().step, 0);
+}
+
+/// Exit code and what was printed to stderr.
+std::pair<int, std::string> outcome_of(const TrainRequest& request) {
+  testing::internal::CaptureStderr();
+  const int code = run_guarded([&] { return run_training(request); });
+  return {code, testing::internal::GetCapturedStderr()};
+}
+
+/// The same folder is used by all the failing runs, so that what one of them left behind would show in the last, which succeeds.
+TEST_F(OutOfMemory, EveryFailedAllocationOfARunEndsItWithOneSentence) {
+  TinyRun tiny;
+  const std::string fixed = "memory: {policy: save_all}\n";  // nothing less may be kept: every failure ends the run
+  const std::vector<std::pair<std::string, std::string>> one_step = {{"train.steps", "1"}, {"log.tensorboard", "false"}};
+  mark_memory();
+  run_training(tiny.request(tiny.yaml("lora", "whole", fixed), one_step));
+  const TrainRequest request = tiny.request(tiny.yaml("lora", "out", fixed), one_step);
+  int failures = 0;
+  for (int64_t k = 0;; k += k < 60 ? 1 : 11) {  // the model is made within the first ones
+    fail_allocation_after(k);
+    const auto [code, printed] = outcome_of(request);
+    fail_allocation_after(-1);
+    if (code == 0) break;
+    ++failures;
+    ASSERT_EQ(code, 71) << k << ": " << printed;
+    const std::vector<std::string> lines = split(printed, '\n');
+    const std::string& line = lines.at(lines.size() - 2);
+    ASSERT_THAT(line, HasSubstr("longlora-train: error[memory]: ")) << k;
+    ASSERT_THAT(line, HasSubstr("could not be allocated beside ")) << k;
+    ASSERT_THAT(line, HasSubstr("; the plan was ")) << k;
+    ASSERT_THAT(line, HasSubstr("memory.host_budget below ")) << k;
+    ASSERT_LE(line.size(), 240u) << k;
+  }
+  EXPECT_GT(failures, 60);
+  EXPECT_EQ(lasting(tiny.metrics("out").back()), lasting(tiny.metrics("whole").back()));
+}
+
+TEST_F(OutOfMemory, ALimitIsRefusedBeforeTheStartOrKept) {
+  TinyTraining run;
+  run.prepare();
+  const auto plan_within = [&](int64_t budget) { return make_memory_plan(run.model_config, run.loaded.config, run.plan, 4, budget); };
+  const int64_t most = plan_within(int64_t{1} << 40).peak_bytes();
+  std::string whole = run.trainer().step().hash;
+  int refused = 0, ran = 0;
+  for (int64_t part = 0; part <= 32; ++part) {
+    const int64_t budget = most * part / 32;
+    std::optional<MemoryPlan> memory;
+    const std::optional<Error> refusal = thrown_by([&] { memory = plan_within(budget); });
+    if (refusal) {
+      EXPECT_EQ(refusal->kind, ErrorKind::memory);
+      EXPECT_EQ(ran, 0) << "refused at " << budget << ", though less was enough";
+      ++refused;
+      continue;
+    }
+    run.reducer.reset(), run.optimizer.reset(), run.model.reset();
+    set_memory_limit(memory_count().live_bytes + budget / 100 * 103);
+    run.prepare();
+    run.model->set_keep_policies(keep_policies(*memory));
+    EXPECT_EQ(run.trainer().step().hash, whole) << budget;
+    set_memory_limit(0);
+    ++ran;
+  }
+  EXPECT_GT(refused, 0);
+  EXPECT_GT(ran, 1);
 }
 
 }  // namespace

@@ -16,7 +16,7 @@ class RopeTable {
   RopeTable(std::vector<float> frequencies, double attention_factor);
   /// Makes positions [0, count) available. Not thread-safe.
   void reserve(int64_t count);
-  const float* cosines(int64_t position) const { return values_.data() + position * 2 * half(); }
+  const float* cosines(int64_t position) const { return values_ + position * 2 * half(); }
   const float* sines(int64_t position) const { return cosines(position) + half(); }
   /// All values on a device, fp32 [positions, D]; uploaded once for every growth.
   at::Tensor on(const at::Device&) const;
@@ -25,7 +25,8 @@ class RopeTable {
  private:
   std::vector<float> frequencies_;
   double attention_factor_ = 1;
-  std::vector<float> values_;  // per position: D/2 cosines, D/2 sines
+  at::Tensor table_;  // on the CPU, [positions, D]: D/2 cosines, D/2 sines
+  const float* values_ = nullptr;
   mutable at::Tensor uploaded_;
 };
 

@@ -30,7 +30,6 @@ enum class PrepareFor { training, exporting };
 /// Reads config.json and weight headers, checks heads, groups, batch, trainable set, data paths, memory. Errors: config, missing, data,
 /// memory. `ranks`: those that see other rows.
 PreparedRun prepare_run(LoadedConfig, PrepareFor = PrepareFor::training, int64_t ranks = 1);
-std::vector<LayerPolicy> keep_policies(const MemoryPlan&);
 /// Plans again for 5 % less than the present plan needs (memory.policy auto); false when nothing cheaper exists.
 bool replan_with_less(PreparedRun&);
 /// Lines for people: counts by role, plan, policy, group, RoPE old to new, world, output.

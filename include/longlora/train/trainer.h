@@ -10,7 +10,9 @@
 #include "longlora/config/train_config.h"
 #include "longlora/data/dataset.h"
 #include "longlora/model/llama.h"
+#include "longlora/ops/memory_counter.h"
 #include "longlora/optim/optimizer.h"
+#include "longlora/plan/memory_plan.h"
 #include "longlora/train/gradient_tree.h"
 #include "longlora/train/hash_chain.h"
 #include "longlora/train/reducer.h"
@@ -27,7 +29,9 @@ struct StepReport {
   Outcome outcome = Outcome::applied;
   AttentionKind attention = AttentionKind::full;
   double seconds = 0, data_wait_seconds = 0;
-  int64_t memory_bytes = 0, memory_peak_bytes = 0;  // of the device; on the CPU of the process
+  int64_t memory_bytes = 0, memory_peak_bytes = 0;  // of the device; on the CPU of the process, resident
+  int64_t resident_peak_bytes = 0;                  // of the process
+  MemoryCount tensors;                              // host memory of this step: peaks and numbers since it began
   std::string hash;                                 // hex of the chain after this step
 };
 
@@ -64,6 +68,7 @@ class Trainer {
     const RunPlan& plan;
     std::filesystem::path log_folder;        // nonfinite-<step>.json; empty: not written
     std::function<bool()> keep_less = {};    // a cheaper memory policy after a failed allocation; false: there is none
+    const MemoryPlan* memory = nullptr;      // policies and bytes, read before every step; null: the model's own policies, bytes as needed
     dist::Communicator* sequence = nullptr;  // ranks that share every row (dist.sequence_parallel), also the model's sequence group
     bool coupled = false;                    // ranks wait for each other inside a pass: an error there ends the run on all of them
   };
@@ -85,6 +90,7 @@ class Trainer {
 
  private:
   std::vector<TokenBatch> rows_of_step(StepReport&);
+  void open_memory(const AttentionSettings&);
   std::vector<LossSum> accumulate(const std::vector<TokenBatch>& shards, int64_t targets);
   std::vector<LossSum> accumulate_within_memory(const std::vector<TokenBatch>& shards, int64_t targets);
   void end_all(const std::exception_ptr& failure);
@@ -110,6 +116,7 @@ class Trainer {
   GradientTree tree_;
   std::deque<double> last_losses_;
   std::function<bool()> keep_less_;
+  const MemoryPlan* memory_;
   int step_downs_ = 0;
 };
 
