@@ -89,7 +89,8 @@ class Bench:
                                f"{100 * row['plan_error']:+.1f} %, allowed {100 * PLAN_BOUND:.0f} %")
         return row
 
-    def step(self, length: int, attention: str, variant: str) -> dict:
+    def step(self, length: int, attention: str, variant: str) -> dict | None:
+        """None: the time was over before it was measured."""
         layers, whole = self.chosen.layers, self.shape.layers
         few, more = layers[0], layers[-1]
         memory = memory_of(variant, self.chosen.device_memory)
@@ -97,6 +98,10 @@ class Bench:
         row = self.header("training_step", f"{self.chosen.shape} T={length} {attention}" + ("" if computed else f", {more} layers"), variant)
         first = self.run(few, length, attention, memory, STEPS)[1] if computed else None
         plan, second = self.run(more, length, attention, memory, STEPS)
+        for run in filter(None, (first, second)):
+            if run.ended.stopped:   # by the clock
+                print(f"bench_step.py: {length} tokens, {variant}: {run.ended.stopped}", file=sys.stderr)
+                return None
         if failed := (first.why_not() if first else "") or second.why_not():
             return row | {"failed": failed}
         policy, step = memory["policy"], second.seconds
