@@ -10,10 +10,14 @@ import json
 import os
 import pathlib
 import random
+import re
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))   # an exception: what is being measured ends as well
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROGRAM = ROOT / "build/bin/longlora-train"
@@ -124,8 +128,9 @@ class Ended:
     stopped: str = ""     # why it was killed, if it was
 
     def sentence(self) -> str:
-        """Why it failed, in one line."""
-        return self.stopped or (self.err.strip().splitlines() or [f"exit code {self.code}"])[-1][-300:]
+        """Why it failed, in one line, without the place in a configuration that is gone by now."""
+        said = (self.err.strip().splitlines() or [f"exit code {self.code}"])[-1]
+        return self.stopped or re.sub(r"^longlora-train: | \([^()]*run\.json[^()]*\)", "", said)[-300:]
 
 
 def status_bytes(pid: int) -> dict[str, int]:
@@ -135,28 +140,33 @@ def status_bytes(pid: int) -> dict[str, int]:
     return {}
 
 
-def run_watched(command: list, environment: dict[str, str] | None = None, limit_bytes: int = 0, timeout: float = 0, progress: float = 0) -> Ended:
+def run_watched(command: list, environment: dict[str, str] | None = None, limit_bytes: int = 0, timeout: float = 0,
+                progress: float = 0) -> Ended:
     """Runs it, and kills it when its resident memory has ever been above `limit_bytes` or after `timeout` seconds. Every `progress` seconds
     it says how far it is."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         started, stopped, told = time.monotonic(), "", 0.0
         process = subprocess.Popen(list(map(str, command)), stdout=out, stderr=err, text=True, env={**os.environ, **(environment or {})})
-        while True:
-            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-            if pid:
-                break
-            elapsed, now = time.monotonic() - started, status_bytes(process.pid)
-            if limit_bytes and now.get("VmHWM", 0) > limit_bytes:
-                stopped = stopped or f"above {limit_bytes / GIB:.2f} GiB of resident memory"
-            if timeout and elapsed > timeout:
-                stopped = stopped or f"not done after {timeout:.0f} s"
-            if stopped:
+        try:
+            while True:
+                pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+                if pid:
+                    process.returncode = os.waitstatus_to_exitcode(status)
+                    break
+                elapsed, now = time.monotonic() - started, status_bytes(process.pid)
+                if limit_bytes and now.get("VmHWM", 0) > limit_bytes:
+                    stopped = stopped or f"above {limit_bytes / GIB:.2f} GiB of resident memory"
+                if timeout and elapsed > timeout:
+                    stopped = stopped or f"not done after {timeout:.0f} s"
+                if stopped:
+                    process.kill()
+                if progress and elapsed - told >= progress:
+                    told = elapsed
+                    print(f"    {elapsed:6.0f} s, resident {now.get('VmRSS', 0) / GIB:.2f} GiB, at most {now.get('VmHWM', 0) / GIB:.2f} GiB", flush=True)
+                time.sleep(0.05)
+        finally:   # interrupted: nothing is left behind to disturb the next measurement
+            if process.returncode is None:
                 process.kill()
-            if progress and elapsed - told >= progress:
-                told = elapsed
-                print(f"    {elapsed:6.0f} s, resident {now.get('VmRSS', 0) / GIB:.2f} GiB, at most {now.get('VmHWM', 0) / GIB:.2f} GiB", flush=True)
-            time.sleep(0.05)
-        process.returncode = os.waitstatus_to_exitcode(status)
         peak = 1024 * usage.ru_maxrss
         if limit_bytes and peak > limit_bytes and not stopped:
             stopped = f"above {limit_bytes / GIB:.2f} GiB of resident memory"
