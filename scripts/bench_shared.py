@@ -220,15 +220,16 @@ class Run:
         return not self.lines and not self.ended.stopped and self.ended.code in REFUSALS
 
 
-TENSOR_KEYS = ("tensor_peak_bytes", "peak_tensor_bytes", "measured_peak_bytes")
-
-
-def tensor_peak(value: object) -> int:
-    """The program's own count of tensor bytes, wherever it stands in a line of metrics or in memory.json."""
-    if isinstance(value, dict):
-        own = [int(value[k]) for k in TENSOR_KEYS if isinstance(value.get(k), (int, float))]
-        return max([*own, *(tensor_peak(v) for v in value.values())], default=0)
-    return max((tensor_peak(v) for v in value), default=0) if isinstance(value, list) else 0
+def measured_peak(lines: list[dict], run_folder: pathlib.Path, device: str) -> tuple[int, str]:
+    """Bytes of the device that computes, and who counted them. tensor_peak_bytes of a line is of host tensors: no answer for a GPU."""
+    written = run_folder / "memory.json"
+    if written.exists():
+        return json.loads(written.read_text())["total"]["measured_bytes"], "tensors" if device == "cpu" else "allocator"
+    if device != "cpu":
+        return max(line["memory_peak_bytes"] for line in lines), "allocator"
+    if all("tensor_peak_bytes" in line for line in lines):
+        return max(line["tensor_peak_bytes"] for line in lines), "tensors"
+    return max(line["memory_peak_bytes"] for line in lines), "process"
 
 
 def train(program: pathlib.Path | str, recipe: Recipe, **watch) -> Run:
@@ -236,14 +237,9 @@ def train(program: pathlib.Path | str, recipe: Recipe, **watch) -> Run:
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         ended = run_watched([program, "-q", "train", "-c", recipe.write(folder)], **watch)
-        metrics, written = folder / "run/metrics.jsonl", folder / "run/memory.json"
+        metrics = folder / "run/metrics.jsonl"
         lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
-        if len(lines) < recipe.steps:
-            return Run([], ended)
-        counted = max(tensor_peak(lines), tensor_peak(json.loads(written.read_text())) if written.exists() else 0)
-        if counted:
-            return Run(lines, ended, counted, "tensors")
-        return Run(lines, ended, max(line["memory_peak_bytes"] for line in lines), "process" if recipe.device == "cpu" else "allocator")
+        return Run(lines, ended, *measured_peak(lines, folder / "run", recipe.device)) if len(lines) >= recipe.steps else Run([], ended)
 
 
 def plan_of(program: pathlib.Path | str, recipe: Recipe, *arguments: object) -> dict:
