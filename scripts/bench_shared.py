@@ -41,7 +41,7 @@ class Shape:
     tied: bool = False
 
     def __str__(self) -> str:
-        return f"{self.layers} layers of {self.hidden} x {self.mlp}, {self.heads}/{self.kv_heads} heads of {self.head_size}, vocabulary {self.vocabulary}"
+        return f"{self.layers} layer{'s' * (self.layers > 1)} of {self.hidden} x {self.mlp}, {self.heads}/{self.kv_heads} heads of {self.head_size}, vocabulary {self.vocabulary}"
 
 
 SHAPES = {
