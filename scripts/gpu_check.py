@@ -2,7 +2,7 @@
 """Proves and times the GPU path on the GPU of this machine; results go to docs/benchmarks/<device>/, a row at a time.
 
   scripts/gpu_check.sh                     everything, within 9 minutes; builds the preset cuda first when it is not built
-  scripts/gpu_check.sh --only STAGE,...    some stages: facts machine sanitizer correctness kernels baselines steps curve nccl profile
+  scripts/gpu_check.sh --only STAGE,...    some stages, by the names in the first column of docs/gpu.md
   scripts/gpu_check.sh --prebuilt DIR      programs made elsewhere by --collect; LibTorch is then the one of python3's torch 2.11.0
   scripts/gpu_check.sh --collect DIR       copies this build's programs, and the small libraries they need, to DIR; needs no GPU
   scripts/gpu_check.sh --dry-run           prints what would run; needs no GPU
@@ -10,8 +10,9 @@
 
 Stages, in this order: facts of the device; GEMM and copy rate of this very run (again at the end: more than 5 % apart is marked as throttled);
 compute-sanitizer memcheck and racecheck on the smallest tests; the kernel tests on the device, against fp64; kernels; LibTorch's own attention;
-whole training steps of a 7B shape; a short run on GPU and CPU to one loss curve; NCCL with one rank; a profile of the attention kernels as text (ncu). What failed
-its tests is not timed.
+whole training steps of a 7B shape, planned bytes beside measured ones; the whole 7B model, and the longest context that its plan allows on this
+card; a short run on GPU and CPU to one loss curve; NCCL with one rank; a profile of the attention kernels as text (ncu). What failed its tests
+is not timed.
 Exit codes: 0 all passed, 1 something failed, 64 usage, 66 no programs, 69 there is no GPU.
 """
 import argparse
@@ -31,10 +32,14 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import gpu_results  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-STAGES = ["facts", "machine", "sanitizer", "correctness", "kernels", "baselines", "steps", "curve", "nccl", "profile"]
+STAGES = ["facts", "machine", "sanitizer", "correctness", "kernels", "baselines", "steps", "context", "curve", "nccl", "profile"]
 PROGRAMS = ["longlora-train", "test_kernels_cuda", "bench_s2_attention", "bench_bandwidth", "bench_gpu_baselines", "nccl_check"]
 DISTRIBUTION = re.compile(r"lib(spdlog|fmt|yaml-0|pcre2-8)\.so")   # what a bare machine lacks beside LibTorch
-SHARE = {"sanitizer": 0.2, "correctness": 0.2, "kernels": 0.5, "baselines": 0.5, "steps": 0.7, "curve": 0.8, "nccl": 0.5, "profile": 1.0}   # of the time left
+SHARE = {"sanitizer": 0.2, "correctness": 0.2, "kernels": 0.5, "baselines": 0.5, "steps": 0.6, "context": 0.7, "curve": 0.8, "nccl": 0.5, "profile": 1.0}   # of the time left
+
+
+# Dense bf16 TFLOP/s of data sheets, the base of MFU and HFU; where a name is not here, the product measured in this run is.
+PEAK_TFLOPS = {"H100 80GB HBM3": 989.4, "H100 SXM": 989.4, "H100 NVL": 835.5, "H100 PCIe": 756.5, "H200": 989.4, "A100": 311.9}
 
 
 class Stop(Exception):
@@ -99,6 +104,8 @@ class Check:
                 results.add(row)
                 rate = next((f"{row[k]:.0f} {k}" for k in ("tokens_per_second", "tflops", "gbs") if k in row), row.get("failed", ""))
                 print(f"  {row['op']:28} {row['shape']:40} {row.get('variant', ''):34} {row.get('median_us', 0) / 1e3:10.3f} ms  {rate}", flush=True)
+                if "plan_off" in row:
+                    self.fail(f"{row['op']} {row['shape']} {row.get('variant', '')}: {row['plan_off']}")
                 if "failed" in row and not row.get("baseline"):
                     self.fail(f"{row['op']} {row['shape']}: {row['failed']}")
             code = process.wait()
@@ -106,7 +113,7 @@ class Check:
             said = errors.read().strip()[-500:]
         if code == 124 or time.monotonic() > limit:
             print(f"gpu_check: {stage}: stopped at its share of the time; the rows above are kept", flush=True)
-        elif code != 0 and not any("failed" in r for r in rows):
+        elif code != 0 and not any("failed" in r or "plan_off" in r for r in rows):
             self.fail(f"{pathlib.Path(command[0]).name} ended with {code}: {said}")
         return rows
 
@@ -181,10 +188,22 @@ class Check:
         if "attention" not in self.untimed:
             self.rows_of([self.programs / "bench_gpu_baselines", "attention", *(["--quick"] if self.chosen.quick else [])], "s2_attention", "baselines")
 
+    def bench_step(self, stage: str, *arguments: object) -> None:
+        gibibytes = float(re.search(r"([\d.]+) MiB free", self.header["memory"])[1]) / 1024 - 1   # one is left to the driver, as in the program
+        peak = next((v for k, v in PEAK_TFLOPS.items() if k in self.header["device"]), (self.header.get("gemm_tflops") or {}).get("before", 0))
+        self.rows_of([sys.executable, ROOT / "scripts/bench_step.py", "--program", self.programs / "longlora-train", "--device-memory",
+                      f"{gibibytes:.2f}", "--peak-tflops", peak, "--seconds", int(self.left(stage)), *arguments], "training", stage)
+
     def steps(self) -> None:
         lengths = "8192" if self.chosen.quick else "8192,32768,65536,102400"
-        self.rows_of([sys.executable, ROOT / "scripts/bench_step.py", "--program", self.programs / "longlora-train", "--lengths", lengths, "--seconds",
-                      str(int(self.left("steps")))], "training", "steps")
+        policies = "checkpoint,save_attention,checkpoint_offload,checkpoint+streamed,checkpoint_offload+streamed"
+        self.bench_step("steps", "--lengths", lengths, "--policies", policies)
+
+    def context(self) -> None:
+        """The whole model at last, every layer of it: what the few layers of `steps` promise, then as long a step as fits."""
+        self.bench_step("context", "--lengths", "8192" if self.chosen.quick else "102400", "--policies", "auto", "--layers", "whole")
+        if not self.chosen.quick:
+            self.bench_step("context", "--largest-context", "--policies", "checkpoint,checkpoint_offload")
 
     def curve(self) -> None:
         losses = {}

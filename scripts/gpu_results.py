@@ -20,7 +20,8 @@ HEADER = {"device": str, "driver": str, "compute_capability": str, "commit": str
 THROTTLED = 0.05
 INTRODUCTION = """# Benchmarks
 
-Processors: [a whole training step beside transformers + peft](cpu_step.md), [pre-training of the small model](quickstart_pretraining.md).
+Processors: [a whole training step beside transformers + peft](cpu_step.md), [memory: policies, streaming, the longest steps](memory.md),
+[pre-training of the small model](quickstart_pretraining.md).
 
 Plans, not measurements: [memory and time of the Llama-2 family](plan_tables.md).
 
@@ -81,6 +82,14 @@ def cell(row: dict, header: dict) -> list[str]:
     if "measured_layers" in row:
         rate += (f", {row['tflops']:.0f} TFLOP/s; a layer {row['layer_us'] / 1e3:.1f} ms, the rest {row['rest_us'] / 1e3:.1f} ms; "
                  f"{row['extrapolated_layers']} layers from runs with {' and '.join(map(str, row['measured_layers']))}")
+    elif "mfu" in row:
+        rate += f", {row['tflops']:.0f} TFLOP/s"
+    if "mfu" in row:
+        rate += f"; MFU {100 * row['mfu']:.0f} %, HFU {100 * row['hfu']:.0f} % of {row['peak_tflops']:.0f} TFLOP/s"
+    if "tokens" in row:
+        rate += f"; {row['tokens']:,} tokens ran, {row['planned_tokens']:,} planned"
+    if "memory_bytes_planned" in row:
+        rate += f"; planned {row['memory_bytes_planned'] / 2**30:.2f} GiB, measured {row['memory_bytes_measured'] / 2**30:.2f} GiB"
     return [ms, spread, rate, f"{100 * row['fraction']:.0f} %" if "fraction" in row else ""]
 
 
@@ -114,14 +123,18 @@ def self_test() -> int:
         results.add(timed | {"tflops": 400.0})
         results.add(timed | {"tflops": 200.0})
         results.add({"op": "rope", "shape": "T=8192", "gbs": 2700.0, "median_us": 5.0})
+        results.add({"op": "largest_context", "shape": "7b", "median_us": 5.0, "tokens_per_second": 1.0, "tflops": 360.0, "mfu": 0.4, "hfu": 0.5,
+                     "peak_tflops": 900.0, "tokens": 1024, "planned_tokens": 2048, "memory_bytes_planned": 2**30, "memory_bytes_measured": 2**31})
         results.add({"op": "swiglu", "shape": "T=8192", "failed": "wrong"})
         page, again = tables(path.parent.parent), Results(path, header)
         other = Results(path, header | {"commit": "b" * 40})
-        checks = {"a repeated row replaces the old one": len(again.rows) == 3,
+        checks = {"a repeated row replaces the old one": len(again.rows) == 4,
                   "share of the GEMM rate": again.rows[0]["fraction"] == 0.25, "share of the copy rate": again.rows[1]["fraction"] == 0.9,
                   "rows of another commit are dropped": other.rows == [], "the schema holds": problems_of(json.loads(path.read_text())) == [],
                   "the schema refuses": len(problems_of({"device": 1, "rows": [{"op": "x"}, {"op": "x", "shape": "y"}]})) >= 3,
                   "the table": "| s2_attention_forward | T=8192 g=2048 | sm80 | 0.100 | 0.099 - 0.101 | 200 TFLOP/s | 25 % |" in page,
+                  "a step's shares, lengths and bytes": "MFU 40 %, HFU 50 % of 900 TFLOP/s; 1,024 tokens ran, 2,048 planned; planned 1.00 GiB, measured 2.00 GiB"
+                                                        in page,
                   "a failure is shown": "not timed: wrong" in page, "throttling is shown": "throttled" in page,
                   "no GPU yet": "No GPU has been measured" in tables(path.parent)}
     for what, right in checks.items():
