@@ -29,20 +29,22 @@ int64_t largest_context(const ModelConfig& model, const TrainConfig& config, con
   // 4096-token steps where the group jumps between them
   const int64_t step = config.attention.group_preset == GroupPreset::longlora_sft && !config.attention.group_size ? 4096 : kStep;
   const auto at = [&](int64_t steps) { return with_length(config, run, steps * step); };
-  TrainConfig allowed = config;  // memory.halo_streaming: on cannot be at every length
-  const auto fits = [&](int64_t steps) {
-    const RunPlan longer = at(steps);
-    const bool can_stream = longer.group / 2 >= kMaxRowTile && longer.sequence_length > longer.group / 2;
-    if (config.memory.halo_streaming == HaloStreaming::on)
-      allowed.memory.halo_streaming = can_stream ? HaloStreaming::on : HaloStreaming::off;
-    return need_of(model, allowed, longer, target).within(target);
+  const auto can_stream = [&](int64_t steps) {
+    const RunPlan run_at = at(steps);
+    return run_at.group / 2 >= kMaxRowTile && run_at.sequence_length > run_at.group / 2;
   };
-  // from half a group of a row tile on tiles restart at every block and layers can be streamed: peaks grow with length on either side only
+  const bool must_stream = config.memory.halo_streaming == HaloStreaming::on;
+  const auto fits = [&](int64_t steps) {
+    return (!must_stream || can_stream(steps)) && need_of(model, config, at(steps), target).within(target);
+  };
+  // From half a group of a row tile on, tiles restart at every block, and from two blocks on layers can be streamed: bytes grow with length
+  // only inside each of the three ranges.
   const int64_t steps = kMostSteps * kStep / step;
-  const int64_t border = last_that(1, steps, [&](int64_t s) { return at(s).group / 2 < kMaxRowTile; });
-  const int64_t longest = last_that(border + 1, steps, fits);
-  if (longest > border) return longest * step;
-  return last_that(1, border, fits) * step;
+  const int64_t small_tiles = last_that(1, steps, [&](int64_t s) { return at(s).group / 2 < kMaxRowTile; });
+  const int64_t one_block = last_that(small_tiles + 1, steps, [&](int64_t s) { return !can_stream(s); });
+  if (const int64_t longest = last_that(one_block + 1, steps, fits); longest > one_block) return longest * step;
+  if (const int64_t longest = last_that(small_tiles + 1, one_block, fits); longest > small_tiles) return longest * step;
+  return last_that(1, small_tiles, fits) * step;
 }
 
 }  // namespace longlora

@@ -54,7 +54,8 @@ PassShape step_pass(const ModelConfig& model, const TrainConfig& config, const R
   pass.layer.block = stream_block(kind, run.group, tokens, config.data.document_mask, sequence_ranks > 1, kMaxRowTile);
   if (sequence_ranks == 1 || run.group <= 0) return pass;
   pass.layer.part_half = run.group / 2;
-  for (int64_t i = 0; i < sequence_ranks; ++i) {  // a shorter part may have larger tiles
+  if (half_groups_of(run.sequence_length, run.group) < sequence_ranks) return pass;  // refused by make_run_plan
+  for (int64_t i = 0; i < sequence_ranks; ++i) {                                     // a shorter part may have larger tiles
     const int64_t part = sequence_part(run.sequence_length, run.group, sequence_ranks, i).tokens();
     pass.layer.row_tile = std::max(pass.layer.row_tile, most_tile_rows(run.micro_batch, part, kind, run.group));
   }

@@ -52,8 +52,7 @@ class Candidates {
     if (longest > 0 && longest < run_.sequence_length)
       add(fmt::format("data.sequence_length <= {}", longest), config_, with_length(config_, run_, longest), target_);
     if (config_.attention.full_steps > 0) with_config("attention.full_steps: 0", [](TrainConfig& c) { c.attention.full_steps = 0; });
-    if (config_.tuning.mode == TuningMode::lora && config_.tuning.train_embeddings)
-      with_config("tuning.train_embeddings: false", [](TrainConfig& c) { c.tuning.train_embeddings = false; });
+    if (can_freeze_embeddings()) with_config("tuning.train_embeddings: false", [](TrainConfig& c) { c.tuning.train_embeddings = false; });
   }
 
   /// What the configuration needs as it is.
@@ -80,6 +79,14 @@ class Candidates {
     if (!need.within(target)) return false;
     texts_.push_back(fmt::format("{} (needs {})", change, gib(need.bytes)));
     return true;
+  }
+
+  /// Something else is trained, and a tied head does not insist on them.
+  bool can_freeze_embeddings() const {
+    TrainConfig::Tuning tuning = config_.tuning;
+    if (tuning.mode != TuningMode::lora || !tuning.train_embeddings || (model_.tied && tuning.train_head)) return false;
+    tuning.train_embeddings = false;
+    return count_parameters(model_, tuning).trainable > 0;
   }
 
   template <class Change>

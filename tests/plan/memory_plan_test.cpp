@@ -196,6 +196,36 @@ TEST(MemoryPlan, SeveralShardsNeedOneGradientBufferALevel) {
   EXPECT_EQ(tree(64), 6 * one);
 }
 
+TEST(MemoryPlan, StepsWithFullAttentionHaveWholeLayersAndFitToo) {
+  TrainConfig config = with_memory(MemoryPolicy::checkpoint);
+  const MemoryPlan alone = make_memory_plan(llama2_7b(), config, one_row(102400), gpu_gib(44));
+  EXPECT_TRUE(alone.layer_policy.back().streamed);
+  EXPECT_TRUE(alone.full_layer_policy.empty());
+  config.attention.full_steps = 2;
+  EXPECT_EQ(kind_of([&] { make_memory_plan(llama2_7b(), config, one_row(102400), gpu_gib(44)); }), ErrorKind::memory);
+  const MemoryPlan both = make_memory_plan(llama2_7b(), config, one_row(102400), gpu_gib(48));
+  EXPECT_EQ(both.full_layer_policy.size(), 32u);
+  for (const LayerPolicy& p : both.full_layer_policy) EXPECT_FALSE(p.streamed);
+  EXPECT_EQ(both.arena_bytes, both.peak.total());
+  EXPECT_LE(both.peak_bytes(), in_bytes(48));
+}
+
+TEST(MemoryPlan, OnACpuOffloadedInputsAreInTheOneBudget) {
+  const auto plan = [](MemoryPolicy policy) { return make_memory_plan(llama2_7b(), with_memory(policy), one_row(8192), 4, in_bytes(200)); };
+  const MemoryPlan kept = plan(MemoryPolicy::checkpoint), offloaded = plan(MemoryPolicy::checkpoint_offload);
+  EXPECT_EQ(offloaded.policy_name(), "checkpoint_offload");
+  EXPECT_EQ(component(offloaded, "offloaded_inputs"), 32 * int64_t{8192} * 4096 * 4);
+  EXPECT_EQ(component(offloaded, "kept_activations"), 0);
+  EXPECT_EQ(offloaded.peak_bytes(), kept.peak_bytes());
+  EXPECT_FALSE(plan(MemoryPolicy::automatic).layer_policy.front().offloaded);
+}
+
+TEST(MemoryPlan, SaysWhereStreamingMayChangeLastBits) {
+  const auto exact = [](int64_t length) { return make_memory_plan(llama2_7b(), {}, one_row(length), gpu_gib(1000)).stream_keeps_bits; };
+  EXPECT_TRUE(exact(65536));
+  EXPECT_FALSE(exact(65536 + 8));  // b = 8193
+}
+
 TEST(LargestContext, FitsAndTheNextStepDoesNot) {
   const PlanTarget target = gpu_gib(76);
   const int64_t longest = largest_context(llama2_7b(), {}, one_row(8192), target);

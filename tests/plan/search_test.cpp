@@ -3,7 +3,6 @@
 
 #include <gtest/gtest.h>
 
-#include <chrono>
 #include <random>
 
 #include "longlora/core/clock.h"
@@ -129,6 +128,19 @@ TEST(Search, AFixedPolicyIsKeptAndStreamedLayerByLayer) {
   EXPECT_FALSE(roomy->policies.back().streamed);
   for (const LayerPolicy& p : tight->policies) EXPECT_EQ(p.keep, KeepPolicy::checkpoint);
   EXPECT_FALSE(search.cheapest({least - 1, 0}));
+}
+
+TEST(Search, MoreMemoryNeverCostsMore) {
+  const plan::PassShape pass = small_pass(true);
+  const Search search(pass.layer, pass.loss, kLayers, kCosts, {.streaming = Streaming::where_needed, .offload = Offload::surplus});
+  const int64_t input = pass.layer.num_tokens() * 512 * 2, least = search.least_arena_bytes(2 * input);
+  double before = 1e30;
+  for (int64_t arena = least; before > 0; arena += least / 50) {
+    const double cost = search.cheapest({arena, 2 * input})->cost;
+    EXPECT_LE(cost, before);
+    EXPECT_LE(search.cheapest({arena, 4 * input})->cost, cost);
+    before = cost;
+  }
 }
 
 TEST(Search, EightyLayersTakeLessThanASecond) {
