@@ -48,12 +48,13 @@ class Planner:
         # the keys that a run needs and a plan does not read
         (folder / "rows.txt").write_text("text\n")
 
-    def table(self, model: str, device: float, *settings: str, host: float | None = HOST, ranks: int = 1, max_context: bool = True) -> list[dict]:
-        """One plan a length: {"sequence_length", ...}, or {"refused"}; [] where no length at all can be planned."""
-        values = [f"model.path={self.folder / model}", f"data.train=[{self.folder / 'rows.txt'}]", f"output_dir={self.folder / 'out'}",
+    def table(self, model: str, device: float, *settings: str, host: float = HOST, ranks: int = 1, max_context: bool = True,
+              lengths: list[int] = LENGTHS) -> list[dict]:
+        """One plan a length: {"sequence_length", ...}, or {"sequence_length", "refused", ...}."""
+        values = [f"model.path={self.folder / model}", f"data.train=[{{path: {self.folder / 'rows.txt'}}}]", f"output_dir={self.folder / 'out'}",
                   "data.sequence_length=8192", "train.steps=1", "train.global_batch=1", *settings]
-        command = [str(self.program), "plan", "--json", "--table", ",".join(map(str, LENGTHS)), "--device-memory", str(device), "--ranks", str(ranks)]
-        command += ["--host-memory", str(host)] if host else []
+        command = [str(self.program), "plan", "--json", "--table", ",".join(map(str, lengths)), "--device-memory", str(device), "--ranks", str(ranks),
+                   "--host-memory", str(host)]
         command += ["--max-context"] if max_context else []
         for value in values:
             command += ["--set", value]
@@ -86,10 +87,6 @@ def head(*cells: str) -> str:
     return line(*cells) + "|" + "---|" * len(cells) + "\n"
 
 
-def difference(value: float, derived: float | None) -> str:
-    return "" if derived is None else f"{value - derived:+.1f}"
-
-
 def length(tokens: int | None) -> str:
     return "none" if not tokens else f"{tokens:,}".replace(",", " ")
 
@@ -107,7 +104,7 @@ def plans(planner: Planner, model: str, title: str, ranks: int, settings: list[s
                 continue
             shared = f"; frozen layers in {row['weight_ranks']} parts" if row["weight_ranks"] > 1 else ""
             page += line(f"{card} GB", length(row["sequence_length"]), mix(row["layer_policy"]) + shared, f"{gib(row['device_bytes']['total']):.1f}",
-                         f"{gib(row['offload_host_bytes']):.1f}", f"{row['step_seconds']['total']:.3g}", f"{row['tokens_per_second']:.4g}",
+                         f"{gib(row['offload_host_bytes']):.1f}", f"{row['step_seconds']['total']:.3g}", length(round(row["tokens_per_second"])),
                          f"{100 * row['mfu']:.0f}, {100 * row['hfu']:.0f}")
         if refused:
             page += line(f"{card} GB", f"from {length(refused[0]['sequence_length'])} on", "does not fit: " + refused[0]["refused"], "", "", "", "", "")
@@ -120,20 +117,18 @@ def anchors(planner: Planner) -> str:
     for model, by_hand in SIZES.items():
         counts = planner.table(model, 4096, max_context=False)[0]["parameters"]
         got = [counts["projections"], counts["lora"], counts["trainable"]]
-        page += line(model, *(text for value, hand in zip(got, by_hand) for text in (f"{value:,}".replace(",", " "), f"{hand:.5g}")))
-    page += ("\nPeak with every layer `checkpoint` in 1024 GiB, whole and streamed; by hand with the augmentation columns and buffers of the formulas. "
+        page += line(model, *(text for value, hand in zip(got, by_hand) for text in (f"{value / 1e6:.2f} M", f"{hand / 1e6:.2f} M")))
+    page += ("\nPeak with every layer `checkpoint` in 1024 GiB, whole and streamed; by hand with 64 more columns on q, k, v and o, which are not allocated. "
              "Last: tok/s of `save_attention` at an HFU of one half on an H100, from the plan's own FLOPs.\n\n")
     page += head("model", "tokens", "whole GiB", "by hand", "difference", "streamed GiB", "by hand", "difference", "tok/s at half", "by hand")
     for model, rows in WORKED.items():
-        whole = planned(planner, model, "memory.policy=checkpoint", "memory.halo_streaming=off")
-        streamed = planned(planner, model, "memory.policy=checkpoint", "memory.halo_streaming=auto")
-        saved = planned(planner, model, "memory.policy=save_attention")
+        whole = planned(planner, model, list(rows), "memory.policy=checkpoint", "memory.halo_streaming=off")
+        streamed = planned(planner, model, [n for n in rows if rows[n][1]], "memory.policy=checkpoint", "memory.halo_streaming=on")
+        saved = planned(planner, model, list(rows), "memory.policy=save_attention")
         for tokens, (by_hand, by_hand_streamed, half) in rows.items():
             rate = 0.5 * 989.4e12 / saved[tokens]["flops"]["hardware"]
-            peaks = [gib(of[tokens]["device_bytes"]["total"]) for of in (whole, streamed)]
-            is_streamed = any("streamed" in policy for policy in streamed[tokens]["layer_policy"])
-            page += line(model, length(tokens), f"{peaks[0]:.1f}", by_hand, difference(peaks[0], by_hand), f"{peaks[1]:.1f}" if is_streamed else "",
-                         by_hand_streamed or "", difference(peaks[1], by_hand_streamed) if is_streamed else "", f"{rate:.0f}", half or "")
+            cells = [text for of, hand in ((whole, by_hand), (streamed, by_hand_streamed)) for text in peak_cells(of.get(tokens), hand)]
+            page += line(model, length(tokens), *cells, f"{rate:.0f}", half or "")
     page += "\nLongest rows on 76 GiB, thousands of tokens; by hand: whole and streamed without host memory, streamed with 120 GiB of it.\n\n"
     page += head("model", "without host memory", "by hand", f"with {HOST} GiB", "by hand")
     for model, (whole, streamed, with_host) in LONGEST.items():
@@ -143,8 +138,17 @@ def anchors(planner: Planner) -> str:
     return page
 
 
-def planned(planner: Planner, model: str, *settings: str) -> dict[int, dict]:
-    return {row["sequence_length"]: row for row in planner.table(model, 1024, *settings, host=4096, max_context=False)}
+def peak_cells(row: dict | None, by_hand: float | None) -> list[str]:
+    if row is None:
+        return ["", "", ""]
+    peak = gib(row["device_bytes"]["total"])
+    return [f"{peak:.1f}", f"{by_hand}", f"{peak - by_hand:+.1f}"]
+
+
+def planned(planner: Planner, model: str, lengths: list[int], *settings: str) -> dict[int, dict]:
+    """With memory for everything."""
+    rows = planner.table(model, 1024, *settings, host=4096, max_context=False, lengths=lengths)
+    return {row["sequence_length"]: row for row in rows}
 
 
 def page_of(planner: Planner) -> str:
@@ -155,7 +159,7 @@ Written by `scripts/plan_tables.py`; no figure on this page is measured. LoRA of
 one row a step (eight cards with a row each: eight), shifted sparse attention with groups of a quarter of the row, rates {rates['source']}
 ({rates['products'] / 1e12:.0f} TFLOP/s products, {rates['attention'] / 1e12:.0f} attention, {rates['elementwise'] / 1e12:.2f} TB/s memory, \
 {rates['link'] / 1e9:.0f} GB/s to the host, {rates['peers'] / 1e9:.0f} GB/s between cards) for every card,
-so that only memory differs. A plan may use {', '.join(f'{usable} GiB of a {card} GB card' for card, usable in CARDS)}, and {HOST} GiB of host memory.
+so that only memory differs. A plan may use of a card {', '.join(f'{usable} GiB of {card} GB' for card, usable in CARDS)}, and {HOST} GiB of host memory.
 How it is computed, and how to measure rates of your own: [memory](../memory.md).
 """
     for title, ranks, settings in ARRANGEMENTS:

@@ -64,7 +64,7 @@ def check_plan(rates):
             "rms_norm_eps": 1e-5, "tie_word_embeddings": False}))
         (folder / "rows.txt").write_text("text\n")
         (folder / "rates.json").write_text(json.dumps(rates | {"peers": None}))
-        values = [f"model.path={folder}", f"data.train=[{folder / 'rows.txt'}]", f"output_dir={folder / 'out'}", "data.sequence_length=512",
+        values = [f"model.path={folder}", f"data.train=[{{path: {folder / 'rows.txt'}}}]", f"output_dir={folder / 'out'}", "data.sequence_length=512",
                   "train.steps=1", "train.global_batch=2"]
         question = ["plan", *(word for value in values for word in ("--set", value)), "--device-memory", "4", "--host-memory", "8"]
         assumed = json.loads(run(*question, "--json", "--max-context"))
