@@ -57,8 +57,8 @@ std::string attention_text(const TrainConfig::Attention& attention, const RunPla
 }
 
 std::string memory_text(const MemoryPlan& memory) {
-  std::string text =
-      human_bytes(static_cast<uint64_t>(memory.peak_bytes())) + " of " + human_bytes(static_cast<uint64_t>(memory.budget_bytes)) + ":";
+  std::string text = human_bytes(static_cast<uint64_t>(memory.peak_bytes())) + " of " +
+                     human_bytes(static_cast<uint64_t>(memory.budget_bytes)) + " (" + memory.peak_name() + "):";
   for (const auto& [name, bytes] : memory.on_gpu() ? memory.device_bytes : memory.host_bytes) {
     if (name != "total" && bytes > 0) text += " " + name + " " + human_bytes(static_cast<uint64_t>(bytes));
   }

@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <memory>
 
+#include "longlora/model/llama.h"
 #include "longlora/optim/optimizer.h"
 #include "longlora/plan/memory_plan.h"
 #include "longlora/train/gradient_tree.h"
