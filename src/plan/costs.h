@@ -1,12 +1,12 @@
 #pragma once
-// What choices cost, for the search: the one place where rates enter it.
-#include "plan/passes.h"
+// What choices cost, for the search: the predicted seconds of a layer, by assumed rates of the kind of device, so that the same
+// configuration has the same plan on every machine.
+#include "longlora/plan/rates.h"
 #include "plan/search.h"
-#include "plan/shapes.h"
 
 namespace longlora::plan {
 
-/// In FLOPs of plain products per token of the pass.
-LayerCosts layer_costs(const Shapes&, const PassShape&);
+/// In seconds of a layer and micro-batch.
+LayerCosts layer_costs(const StepShape&, const Rates&);
 
 }  // namespace longlora::plan

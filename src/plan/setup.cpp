@@ -43,13 +43,23 @@ Setup::Setup(const ModelConfig& model, const TrainConfig& config, const RunPlan&
       evaluations(evaluation_passes(model, config, run, t)),
       freedom(freedom_of(config.memory, t)) {
   check_streaming(config, run);
-  if (config.attention.full_steps > 0 && config.attention.kind != AttentionKind::full) full = full_attention_pass(model, config, run, t);
+  const auto step_of = [&](const TrainConfig& c) {
+    return step_shape(model, c, run, t.device == PlanTarget::Device::gpu, t.element_bytes, shapes.weight_ranks);
+  };
+  training_step = step_of(config);
+  if (config.attention.full_steps == 0 || config.attention.kind == AttentionKind::full) return;
+  full = full_attention_pass(model, config, run, t);
+  TrainConfig all_full = config;
+  all_full.attention.kind = AttentionKind::full;
+  full_step = step_of(all_full);
 }
 
 Search Setup::search(const PassShape& pass) const {
   Freedom f = freedom;
   if (pass.layer.block == 0) f.streaming = Streaming::never;
-  return Search(pass.layer, pass.loss, shapes.layers, layer_costs(shapes, pass), f);
+  const StepShape& step = full && pass.kind == AttentionKind::full ? full_step : training_step;
+  const Rates rates = default_rates(target.device == PlanTarget::Device::gpu ? DeviceKind::cuda : DeviceKind::cpu);
+  return Search(pass.layer, pass.loss, shapes.layers, layer_costs(step, rates), f);
 }
 
 ActivationPeak Setup::evaluation_peak() const {

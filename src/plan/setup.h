@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "longlora/plan/memory_plan.h"
+#include "longlora/plan/rates.h"
 #include "plan/passes.h"
 #include "plan/search.h"
 #include "plan/shapes.h"
@@ -24,6 +25,7 @@ struct Setup {
   Shapes shapes;
   PassShape training;
   std::optional<PassShape> full;  // attention.full_steps
+  StepShape training_step, full_step;
   std::vector<PassShape> evaluations;
   Freedom freedom;
 
