@@ -28,12 +28,6 @@ using plan::Shapes;
        plan::remedies(model, config, run, target));
 }
 
-FlopsPerToken flops_of(const Shapes& s, AttentionKind kind, const std::vector<LayerPolicy>& policies) {
-  FlopsPerToken flops{.model = s.model_flops_per_token(kind), .hardware = s.model_flops_per_token(kind)};
-  for (const LayerPolicy& policy : policies) flops.hardware += s.recompute_flops_per_token(kind, policy.keep);
-  return flops;
-}
-
 int64_t with_total(std::vector<std::pair<std::string, int64_t>>& parts) {
   int64_t total = 0;
   for (const auto& [name, bytes] : parts) total += bytes;
@@ -142,10 +136,11 @@ MemoryPlan make_memory_plan(const ModelConfig& model, const TrainConfig& wanted,
   choose_policies(result, setup);
   fill_bytes(result, s);
   const std::vector<LayerPolicy>& full = result.full_layer_policy.empty() ? result.layer_policy : result.full_layer_policy;
-  result.flops = flops_of(s, setup.training.kind, result.layer_policy);
-  result.full_attention_flops = flops_of(s, AttentionKind::full, full);
+  result.flops = flops_per_token(setup.training_step, result.layer_policy);
+  result.full_attention_flops = flops_per_token(setup.full_step, full);
   if (s.weight_ranks > 1) result.gather_bytes = s.parts.layer_bytes() - s.parts.part_bytes();
-  result.layer_forward_flops = 2.0 * static_cast<double>(s.layer_matmul_parameters() / s.layers) * static_cast<double>(s.tokens);
+  result.layer_forward_flops =
+      2.0 * static_cast<double>(s.counts.projections / s.layers) * static_cast<double>(setup.training.layer.num_tokens());
   return result;
 }
 

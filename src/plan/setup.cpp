@@ -46,12 +46,11 @@ Setup::Setup(const ModelConfig& model, const TrainConfig& config, const RunPlan&
   const auto step_of = [&](const TrainConfig& c) {
     return step_shape(model, c, run, t.device == PlanTarget::Device::gpu, t.element_bytes, shapes.weight_ranks);
   };
-  training_step = step_of(config);
-  if (config.attention.full_steps == 0 || config.attention.kind == AttentionKind::full) return;
-  full = full_attention_pass(model, config, run, t);
   TrainConfig all_full = config;
   all_full.attention.kind = AttentionKind::full;
+  training_step = step_of(config);
   full_step = step_of(all_full);
+  if (config.attention.full_steps > 0 && config.attention.kind != AttentionKind::full) full = full_attention_pass(model, config, run, t);
 }
 
 Search Setup::search(const PassShape& pass) const {

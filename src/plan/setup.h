@@ -24,8 +24,8 @@ struct Setup {
   PlanTarget target;
   Shapes shapes;
   PassShape training;
-  std::optional<PassShape> full;  // attention.full_steps
-  StepShape training_step, full_step;
+  std::optional<PassShape> full;       // attention.full_steps
+  StepShape training_step, full_step;  // with the configured attention, with full attention
   std::vector<PassShape> evaluations;
   Freedom freedom;
 

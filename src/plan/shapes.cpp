@@ -4,7 +4,6 @@
 #include <bit>
 
 #include "longlora/config/sequence_parts.h"
-#include "longlora/kernels/s2_layout.h"
 #include "longlora/plan/exchange.h"
 
 namespace longlora::plan {
@@ -81,59 +80,17 @@ int64_t longest_part(const RunPlan& run, int64_t sequence_ranks) {
 
 Shapes::Shapes(const ModelConfig& model, const TrainConfig& config, const RunPlan& run, const PlanTarget& target)
     : layers(model.num_layers),
-      hidden(model.hidden_size),
-      ffn(model.intermediate_size),
-      heads(model.num_heads),
       head_dim(model.head_dim),
-      q_width(model.q_width()),
-      kv_width(model.kv_width()),
-      vocab(model.vocab_size),
       tokens(run.micro_batch * longest_part(run, config.dist.sequence_parallel)),
-      sequence_length(run.sequence_length),
-      group(run.group),
       element_bytes(target.element_bytes),
       positions(most_positions(config, run)),
       gradient_sets(spare_gradient_sets(run)),
-      tied(model.tied),
-      full_tuning(config.tuning.mode == TuningMode::full),
-      head_trained(trains_head(model, config.tuning)),
       gpu(target.device == PlanTarget::Device::gpu),
-      pattern(config.attention.pattern.value_or(AttentionPattern::cross_heads)),
       weight_ranks(weight_ranks_of(config, run)),
       data_ranks(run.ranks),
       state_ranks(config.dist.shard_state == AutoBool::off ? 1 : run.ranks),
       counts(count_parameters(model, config.tuning)),
       parts(model, target.element_bytes, weight_ranks) {}
-
-int64_t Shapes::layer_matmul_parameters() const { return layers * (2 * hidden * q_width + 2 * hidden * kv_width + 3 * hidden * ffn); }
-
-double Shapes::attention_flops_per_token(AttentionKind kind) const {
-  const double T = static_cast<double>(sequence_length);
-  const bool full = kind == AttentionKind::full || group <= 0;
-  const double whole = T * (T + 1) / 2;
-  const double plain = full ? whole : static_cast<double>(allowed_pairs(sequence_length, group, Shift::none));
-  const bool same = full || kind == AttentionKind::s2_wrap;
-  const double shifted = same ? plain : static_cast<double>(allowed_pairs(sequence_length, group, Shift::half_group));
-  double pairs = 0;
-  for (int64_t layer = 0; layer < layers; ++layer) {
-    const double num_plain = static_cast<double>(full ? heads : num_plain_heads(pattern, heads, layer));
-    pairs += num_plain * plain + (static_cast<double>(heads) - num_plain) * shifted;
-  }
-  return 4.0 * static_cast<double>(head_dim) * pairs / T;
-}
-
-double Shapes::model_flops_per_token(AttentionKind kind) const {
-  const double n = static_cast<double>(layer_matmul_parameters()), vh = static_cast<double>(vocab * hidden);
-  const double layer_products = full_tuning ? 6 * n : 4 * n;  // frozen weights have no weight gradient
-  return layer_products + (head_trained ? 6 : 4) * vh + 3.5 * attention_flops_per_token(kind) + 6 * static_cast<double>(counts.lora);
-}
-
-double Shapes::recompute_flops_per_token(AttentionKind kind, KeepPolicy keep) const {
-  if (keep == KeepPolicy::save_all) return 0;
-  // the down projection is not rerun: nothing in its own backward needs its output
-  const double products = 2.0 * static_cast<double>(layer_matmul_parameters() / layers - hidden * ffn);
-  return keep == KeepPolicy::save_attention ? products : products + attention_flops_per_token(kind) / static_cast<double>(layers);
-}
 
 int64_t Shapes::weight_bytes() const {
   const int64_t whole = element_bytes * (counts.norms + counts.embeddings + counts.head);

@@ -23,20 +23,13 @@ bool trains_head(const ModelConfig&, const TrainConfig::Tuning&);
 /// Tokens are those of one micro-batch on one rank.
 struct Shapes {
   Shapes(const ModelConfig&, const TrainConfig&, const RunPlan&, const PlanTarget&);
-  int64_t layers, hidden, ffn, heads, head_dim, q_width, kv_width, vocab;
-  int64_t tokens, sequence_length, group, element_bytes;
+  int64_t layers, head_dim, tokens, element_bytes;
   int64_t positions;  // of the RoPE table
   int64_t gradient_sets;
-  bool tied, full_tuning, head_trained, gpu;
-  AttentionPattern pattern;
+  bool gpu;
   int64_t weight_ranks, data_ranks, state_ranks;  // each rank holds one of so many parts; dist.shard_weights resolved: auto counts as none
   ParameterCounts counts;
   WeightParts parts;
-
-  int64_t layer_matmul_parameters() const;                // N
-  double attention_flops_per_token(AttentionKind) const;  // a: forward, all layers, exact pairs
-  double model_flops_per_token(AttentionKind) const;
-  double recompute_flops_per_token(AttentionKind, KeepPolicy) const;  // of one layer
 
   int64_t weight_bytes() const, state_bytes() const, tree_bytes() const, exchange_bytes() const, runtime_bytes() const, table_bytes() const;
   int64_t fixed_bytes() const { return weight_bytes() + state_bytes() + tree_bytes() + exchange_bytes() + runtime_bytes() + table_bytes(); }

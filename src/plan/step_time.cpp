@@ -8,6 +8,7 @@
 #include "longlora/plan/memory_plan.h"
 #include "longlora/plan/rates.h"
 #include "longlora/plan/weight_parts.h"
+#include "plan/shapes.h"
 
 namespace longlora {
 namespace {
@@ -103,13 +104,6 @@ double attention_flops_per_token(const ModelConfig& m, const TrainConfig& config
   return 4 * real(m.head_dim) * pairs / real(T) / real(m.num_layers);
 }
 
-/// Tokens of the rank that has most of a shared row: ceil(M / P) half-groups.
-int64_t longest_part(const RunPlan& run, int64_t parts) {
-  if (parts == 1 || run.group <= 0) return run.sequence_length;
-  const int64_t half_groups = half_groups_of(run.sequence_length, run.group);
-  return std::min(run.sequence_length, (half_groups + parts - 1) / parts * (run.group / 2));
-}
-
 /// K and V of a half-group forward and once more backward, the fp32 sums of their gradients back.
 int64_t halo_bytes_of(const StepShape& s, const ModelConfig& m) {
   const HeadRange all{0, s.layer.carry_heads};
@@ -144,20 +138,18 @@ StepShape step_shape(const ModelConfig& m, const TrainConfig& config, const RunP
                      int64_t weight_ranks) {
   const int64_t parts = config.dist.sequence_parallel;
   const ParameterCounts counts = count_parameters(m, config.tuning);
-  const bool lora = config.tuning.mode == TuningMode::lora;
-  const bool trains_head = m.tied ? config.tuning.train_embeddings : config.tuning.train_head.value_or(false);
   StepShape s{.layer = layer_shape(m, config.tuning),
               .layers = m.num_layers,
               .vocabulary = m.vocab_size,
               .layer_lora = counts.lora / m.num_layers,
-              .head_trained = config.tuning.mode == TuningMode::full || (lora && trains_head),
+              .head_trained = plan::trains_head(m, config.tuning),
               .micro_batches = run.accumulation,
               .ranks = run.ranks * parts,
               .step_tokens = run.micro_batch * run.sequence_length * run.accumulation * run.ranks,
               .trainable = counts.trainable,
               .state_ranks = config.dist.shard_state == AutoBool::off ? 1 : run.ranks};
   s.layer.rows = run.micro_batch;
-  s.layer.tokens = longest_part(run, parts);
+  s.layer.tokens = plan::longest_part(run, parts);
   s.layer.element_bytes = element_bytes;
   s.layer.on_device = on_device;
   s.layer.block = run.group / 2;
@@ -200,10 +192,20 @@ LayerSeconds::LayerSeconds(const StepShape& s, const Rates& r) {
   }
 }
 
+FlopsPerToken flops_per_token(const StepShape& s, std::span<const LayerPolicy> policies) {
+  const double attention = s.attention_flops / real(s.layer.num_tokens()), head = head_flops_per_token(s);
+  FlopsPerToken flops{head, head};
+  for (const LayerPolicy& p : policies) {
+    const double model = product_flops_per_token(s) + (1 + kCountedAttention) * attention;
+    flops.model += model;
+    flops.hardware += model + recomputed_products_per_token(s, p) + (p.keep == KeepPolicy::checkpoint ? attention : 0);
+  }
+  return flops;
+}
+
 StepTime predict_step_time(const StepShape& s, std::span<const LayerPolicy> policies, const Rates& r) {
   StepTime t;
-  const double times = real(s.micro_batches), n = real(s.layer.num_tokens());
-  const double counted = 1 + kCountedAttention;
+  const double times = real(s.micro_batches);
   for (const LayerPolicy& p : policies) {
     const LayerTime layer = layer_time(s, p, r);
     t.products += times * layer.products;
@@ -212,20 +214,15 @@ StepTime predict_step_time(const StepShape& s, std::span<const LayerPolicy> poli
     t.copies += times * layer.copies;
     t.exchange += times * layer.exchange;
     if (s.layer.on_device) t.hidden_copies += times * (2 * copy_seconds(s, p, r) - layer.copies);
-    const double model = product_flops_per_token(s) + counted * s.attention_flops / n;
-    const double again = recomputed_products_per_token(s, p) + (p.keep == KeepPolicy::checkpoint ? s.attention_flops / n : 0);
-    t.model_flops += model;
-    t.hardware_flops += model + again;
   }
-  t.model_flops += head_flops_per_token(s);
-  t.hardware_flops += head_flops_per_token(s);
+  t.flops = flops_per_token(s, policies);
   add_loss(s, r, t);
   t.optimizer = optimizer_seconds(s, r);
   t.exchange += reduction_seconds(s, r);
   t.tokens_per_second = real(s.step_tokens) / t.total();
   const double of_one = t.tokens_per_second / real(s.ranks);
-  t.mfu = t.model_flops * of_one / r.peak;
-  t.hfu = t.hardware_flops * of_one / r.peak;
+  t.mfu = t.flops.model * of_one / r.peak;
+  t.hfu = t.flops.hardware * of_one / r.peak;
   return t;
 }
 

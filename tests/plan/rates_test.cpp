@@ -39,14 +39,14 @@ TEST_P(DerivedFlops, AgreeToHalfAPercent) {
   const auto near = [](double got, double published) { EXPECT_NEAR(got, published, 0.005 * published); };
   const StepShape s = shape_of(d.model, d.tokens);
   const double lora = 6.0 * static_cast<double>(s.layer_lora * s.layers);
-  const auto model = [&](const StepShape& of) { return (time_of(of, KeepPolicy::save_all).model_flops - lora) / 1e9; };
-  const auto hardware = [&](KeepPolicy keep) { return (time_of(s, keep).hardware_flops - lora) / 1e9; };
+  const auto model = [&](const StepShape& of) { return (time_of(of, KeepPolicy::save_all).flops.model - lora) / 1e9; };
+  const auto hardware = [&](KeepPolicy keep) { return (time_of(s, keep).flops.hardware - lora) / 1e9; };
   near(model(shape_of(d.model, d.tokens, full)), d.model_full);
   near(model(s), d.model_s2);
   near(hardware(KeepPolicy::save_all), d.model_s2);
   near(hardware(KeepPolicy::save_attention), d.save_attention);
   near(hardware(KeepPolicy::checkpoint), d.checkpoint);
-  near(0.5 * 989.4e12 / time_of(s, KeepPolicy::save_attention).hardware_flops, d.half_rate);
+  near(0.5 * 989.4e12 / time_of(s, KeepPolicy::save_attention).flops.hardware, d.half_rate);
 }
 
 INSTANTIATE_TEST_SUITE_P(Table, DerivedFlops,
@@ -81,8 +81,8 @@ TEST(StepTime, AddsItsPartsByHand) {
   EXPECT_NEAR(t.optimizer, trainable * (30 + 8) / 1e12, 1e-9 * t.optimizer);
   EXPECT_EQ(t.copies + t.exchange, 0);
   EXPECT_NEAR(t.tokens_per_second, tokens / (t.products + t.attention + t.elementwise + t.optimizer), 1e-6);
-  EXPECT_NEAR(t.mfu, t.model_flops * t.tokens_per_second / 4e12, 1e-12);
-  EXPECT_NEAR(t.hfu / t.mfu, t.hardware_flops / t.model_flops, 1e-12);
+  EXPECT_NEAR(t.mfu, t.flops.model * t.tokens_per_second / 4e12, 1e-12);
+  EXPECT_NEAR(t.hfu / t.mfu, t.flops.hardware / t.flops.model, 1e-12);
 }
 
 TEST(StepTime, KeepingMoreNeverTakesLonger) {
@@ -93,7 +93,7 @@ TEST(StepTime, KeepingMoreNeverTakesLonger) {
       EXPECT_GT(least, some);
       EXPECT_GT(some, time_of(s, KeepPolicy::save_all).total());
       EXPECT_GT(time_of(s, {KeepPolicy::checkpoint, true}).total(), least);  // sums between blocks
-      EXPECT_EQ(time_of(s, KeepPolicy::checkpoint).hardware_flops, time_of(s, {KeepPolicy::checkpoint, true, true}).hardware_flops);
+      EXPECT_EQ(time_of(s, KeepPolicy::checkpoint).flops.hardware, time_of(s, {KeepPolicy::checkpoint, true, true}).flops.hardware);
     }
   }
 }
@@ -145,7 +145,7 @@ TEST(StepTime, MicroBatchesAndRanksMultiplyTokens) {
   EXPECT_NEAR(t.attention, 3 * one.attention, 1e-9);
   EXPECT_EQ(t.exchange, 0);
   EXPECT_NEAR(t.tokens_per_second * t.total(), 12 * 8192, 1e-6);
-  EXPECT_NEAR(t.mfu, t.model_flops * t.tokens_per_second / 4 / kH100.peak, 1e-12);
+  EXPECT_NEAR(t.mfu, t.flops.model * t.tokens_per_second / 4 / kH100.peak, 1e-12);
   EXPECT_NEAR(time_of(s, KeepPolicy::save_all).exchange, 8.0 * static_cast<double>(s.trainable) * 3 / 4 / kH100.peers, 1e-12);
 }
 
@@ -179,7 +179,7 @@ TEST(StepTime, FullTuningHasWeightGradients) {
   full.tuning.mode = TuningMode::full;
   const StepTime t = time_of(shape_of(llama2_7b(), 8192, full), KeepPolicy::save_all);
   const double attention = 3.5 * 32 * shape_of(llama2_7b(), 8192).attention_flops / 8192;
-  EXPECT_NEAR(t.model_flops, 6 * (6476005376.0 + 32000 * 4096) + attention, 1);
+  EXPECT_NEAR(t.flops.model, 6 * (6476005376.0 + 32000 * 4096) + attention, 1);
 }
 
 TEST(StepTime, TextNamesEveryPart) {

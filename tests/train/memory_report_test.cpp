@@ -16,7 +16,7 @@ namespace {
 
 MemoryPlan plan_of_1000() {
   MemoryPlan plan;
-  plan.layer_policy = {"checkpoint"};
+  plan.layer_policy = {KeepPolicy::checkpoint};
   plan.host_bytes = {{"weights", 500}, {"kept_activations", 300}, {"layer_workspace", 150}, {"tables", 50}, {"runtime", 0},
                      {"total", 1000}};
   plan.device_bytes = {{"total", 0}};
@@ -78,7 +78,7 @@ TEST_F(MemoryFile, HoldsTheWorstStep) {
 
 TEST_F(MemoryFile, StartsAnewWithAnotherPlan) {
   observer.after_step(report_of(1, 500, 900));
-  plan.layer_policy = {"save_attention"};
+  plan.layer_policy = {KeepPolicy::save_attention};
   observer.after_step(report_of(2, 500, 950));  // in part the old plan's
   EXPECT_EQ(measured(), 1400);
   observer.after_step(report_of(3, 500, 420));

@@ -10,6 +10,7 @@
 #include "longlora/config/run_plan.h"
 #include "longlora/config/train_config.h"
 #include "longlora/plan/layer_memory.h"
+#include "longlora/plan/rates.h"
 
 namespace longlora {
 
@@ -18,10 +19,6 @@ struct ParameterCounts {
 };
 /// Of the whole model by role. `trainable` counts what `tuning` trains; `total` includes LoRA.
 ParameterCounts count_parameters(const ModelConfig&, const TrainConfig::Tuning&);
-
-struct FlopsPerToken {
-  double model = 0, hardware = 0;  // hardware: with what the policy computes a second time
-};
 
 /// Bytes are those of one rank.
 struct MemoryPlan {

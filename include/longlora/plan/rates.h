@@ -53,6 +53,12 @@ struct StepShape {
 StepShape step_shape(const ModelConfig&, const TrainConfig&, const RunPlan&, bool on_device, int64_t element_bytes,
                      int64_t weight_ranks = 1);
 
+struct FlopsPerToken {
+  double model = 0, hardware = 0;  // hardware: with what policies compute a second time
+};
+/// Multiply and add are two; attention by exact pairs (docs/memory.md section 5).
+FlopsPerToken flops_per_token(const StepShape&, std::span<const LayerPolicy>);
+
 /// Seconds of one layer and micro-batch, forward and backward. Copies and gathers: only what computing does not hide.
 struct LayerTime {
   double products = 0, attention = 0, elementwise = 0, copies = 0, exchange = 0;
@@ -80,9 +86,9 @@ struct StepTime {
   double hidden_copies = 0;                             // the rest of those copies: beside, not in the total
   double exchange = 0;                                  // between ranks: weights that computing does not hide, halos, gradients
   double optimizer = 0;
-  double model_flops = 0, hardware_flops = 0;  // per token; hardware: with what policies compute a second time
-  double tokens_per_second = 0;                // of all ranks
-  double mfu = 0, hfu = 0;                     // shares of Rates::peak
+  FlopsPerToken flops;
+  double tokens_per_second = 0;  // of all ranks
+  double mfu = 0, hfu = 0;       // shares of Rates::peak
   double total() const { return products + attention + elementwise + copies + exchange + optimizer; }
 };
 StepTime predict_step_time(const StepShape&, std::span<const LayerPolicy>, const Rates&);

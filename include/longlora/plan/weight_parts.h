@@ -29,7 +29,7 @@ class WeightParts {
   Own own(int64_t rank, size_t tensor) const;
   int64_t ranks() const { return ranks_; }
   int64_t element_bytes() const { return element_bytes_; }
-  int64_t part_bytes() const { return part_bytes_; }           // a multiple of 256
+  int64_t part_bytes() const { return part_bytes_; }            // a multiple of 256
   int64_t layer_bytes() const { return part_bytes_ * ranks_; }  // the gathered buffer
 
  private:
