@@ -23,6 +23,7 @@ class Counter {
  public:
   /// Before the allocation, so that two threads cannot both pass below the limit.
   bool try_add(Component component, int64_t bytes) {
+    if (bytes == 0) return true;  // nothing: neither counted nor able to fail
     const std::lock_guard lock(mutex_);
     const bool told_to_fail = fail_after_ == 0;
     if (fail_after_ >= 0) --fail_after_;

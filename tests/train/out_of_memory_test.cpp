@@ -121,9 +121,10 @@ TEST_F(OutOfMemory, ALimitIsRefusedBeforeTheStartOrKept) {
     run.reducer.reset(), run.optimizer.reset(), run.model.reset();
     set_memory_limit(memory_count().live_bytes + budget / 100 * 103);
     run.prepare();
-    run.model->set_keep_policies(keep_policies(*memory));
+    run.memory = &*memory;
     EXPECT_EQ(run.trainer().step().hash, whole) << budget;
     set_memory_limit(0);
+    run.memory = nullptr;
     ++ran;
   }
   EXPECT_GT(refused, 0);

@@ -1,11 +1,8 @@
 // What the plan counts as alive all the time is what model, optimizer and gradient tree allocate, to the byte.
-#include <c10/core/CPUAllocator.h>
 #include <gtest/gtest.h>
 
-#include <atomic>
-#include <memory>
-
 #include "longlora/model/llama.h"
+#include "longlora/ops/memory_counter.h"
 #include "longlora/optim/optimizer.h"
 #include "longlora/plan/memory_plan.h"
 #include "longlora/train/gradient_tree.h"
@@ -13,33 +10,6 @@
 
 namespace longlora {
 namespace {
-
-/// LibTorch's allocator, counting what is alive of what it gave.
-class CountingAllocator final : public c10::Allocator {
- public:
-  CountingAllocator() { c10::SetCPUAllocator(this, 1); }
-  ~CountingAllocator() override { c10::SetCPUAllocator(c10::GetDefaultCPUAllocator(), 1); }
-  c10::DataPtr allocate(size_t bytes) override {
-    c10::DataPtr inner = c10::GetDefaultCPUAllocator()->allocate(bytes);
-    alive += static_cast<int64_t>(bytes);
-    void* const data = inner.get();
-    const c10::Device device = inner.device();
-    auto* block = new Block{std::move(inner), static_cast<int64_t>(bytes)};
-    return {data, block, &free_block, device};
-  }
-  void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
-  static inline std::atomic<int64_t> alive{0};
-
- private:
-  struct Block {
-    c10::DataPtr data;
-    int64_t bytes;
-  };
-  static void free_block(void* context) {
-    const std::unique_ptr<Block> block(static_cast<Block*>(context));
-    alive -= block->bytes;
-  }
-};
 
 int64_t component(const MemoryPlan& plan, std::string_view name) {
   for (const auto& [key, bytes] : plan.host_bytes)
@@ -68,25 +38,26 @@ TEST_P(PlanBytes, EqualWhatIsAllocated) {
   run.accumulation = run.canonical_shards = c.shards;
   const MemoryPlan plan = make_memory_plan(model_config, config, run, c.compute == ComputeType::bf16 ? 2 : 4, int64_t{1} << 40);
 
-  CountingAllocator memory;
-  const int64_t before = CountingAllocator::alive;
+  install_memory_counter();
+  const ComponentBytes before = memory_count().live;
+  const auto alive = [&](Component c) { return memory_count().live[c] - before[c]; };
   {
     ModelOptions options;
     options.compute = c.compute;
     options.tuning = config.tuning;
     LlamaModel model(model_config, {}, 32, 32, options);
     AdamW optimizer(model.trainable(), config.optimizer);
-    EXPECT_EQ(CountingAllocator::alive - before, component(plan, "weights") + component(plan, "optimizer_and_gradient"));
-    const int64_t state = CountingAllocator::alive;
+    for (const Component state : {Component::weights, Component::optimizer_and_gradient})
+      EXPECT_EQ(alive(state), component(plan, name_of(state))) << name_of(state);
     GradientTree tree(model.trainable());
     for (int step = 0; step < 2; ++step) {
       tree.begin();
       for (int64_t shard = 0; shard < c.shards; ++shard) tree.open(), tree.close();
       tree.finish();
     }
-    EXPECT_EQ(CountingAllocator::alive - state, component(plan, "gradient_tree"));
+    EXPECT_EQ(alive(Component::gradient_tree), component(plan, "gradient_tree"));
   }
-  EXPECT_EQ(CountingAllocator::alive, before);
+  EXPECT_EQ(memory_count().live, before);
 }
 
 INSTANTIATE_TEST_SUITE_P(

@@ -37,14 +37,15 @@ struct TinyTraining {
     optimizer = std::make_unique<AdamW>(model->trainable(), loaded.config.optimizer);
   }
   Trainer trainer(std::function<bool()> keep_less = {}) {
-    return Trainer({*model, *loader, *optimizer, *reducer, reducer->ranks(), loaded.config, plan, tiny.dir.path(), std::move(keep_less)},
-                   {});
+    return Trainer(
+        {*model, *loader, *optimizer, *reducer, reducer->ranks(), loaded.config, plan, tiny.dir.path(), std::move(keep_less), memory}, {});
   }
 
   TinyRun tiny;
   LoadedConfig loaded;
   ModelConfig model_config;
   RunPlan plan;
+  const MemoryPlan* memory = nullptr;  // of trainers
   std::unique_ptr<LlamaModel> model;
   std::unique_ptr<Dataset> data;
   std::unique_ptr<BatchLoader> loader;
