@@ -308,7 +308,7 @@ def peer(base: pathlib.Path, length: int, attention: str, dtype: str, steps: int
 
 def ours(program: pathlib.Path, base: pathlib.Path, length: int, attention: str, dtype: str, steps: int, tokens: pathlib.Path, memory: dict,
          **watch) -> dict:
-    """The same on our side: `steps` after one that warms up. RoPE factor 2 as the peer's, beyond 2 x 8,192 tokens what they need."""
+    """The same on our side: `steps` after one that warms up, or that one alone. RoPE factor 2 as the peer's, beyond 2 x 8,192 tokens what they need."""
     recipe = Recipe(base, tokens.with_suffix(".bin"), length, steps + 1, attention, dtype, rope_factor=max(2, -(-length // 8192)), memory=memory)
     run = train(program, recipe, **watch)
     if why := run.why_not():

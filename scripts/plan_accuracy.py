@@ -94,6 +94,8 @@ def cases():
         Case(**long, policy="checkpoint", streaming="auto"),
         Case(**(long | dict(kv_heads=2)), policy="save_attention", streaming="on"),
         Case(**long, policy="save_all", streaming="on"),
+        Case(**long, policy="save_attention", streaming="off"),
+        Case(**long, policy="checkpoint_offload", streaming="on"),
         Case(**(long | dict(kv_heads=1)), policy="checkpoint_offload", streaming="on"),
         Case(**long, policy="checkpoint_offload", streaming="off", tied=True),
         Case(**long, policy="auto", streaming="auto", share=0.6, compute="bf16"),
@@ -103,8 +105,12 @@ def cases():
     ]
 
 
+def model_folder(folder, case):
+    return folder / f"model-l{case.layers}-h{case.hidden}-f{case.ffn}-{case.heads}-{case.kv_heads}-{case.tokens}{'-tied' if case.tied else ''}"
+
+
 def write_model(folder, case):
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": case.hidden, "intermediate_size": case.ffn,
               "num_hidden_layers": case.layers, "num_attention_heads": case.heads, "num_key_value_heads": case.kv_heads,
               "head_dim": case.hidden // case.heads, "vocab_size": VOCABULARY, "max_position_embeddings": case.tokens, "rms_norm_eps": 1e-5,
@@ -124,7 +130,7 @@ def write_config(place, case, tokens, budget):
         tuning["train_embeddings"] = case.embeddings
     attention = {"kind": "s2", "group_size": case.group} if case.group else {"kind": "full"}
     memory = {"policy": case.policy, "halo_streaming": case.streaming} | ({"host_budget": budget} if budget else {})
-    values = {"model": {"path": str(place / "model"), "init": "random"}, "tuning": tuning, "attention": attention, "memory": memory,
+    values = {"model": {"path": str(model_folder(place.parent, case)), "init": "random"}, "tuning": tuning, "attention": attention, "memory": memory,
               "data": {"train": [{"path": str(tokens), "format": "raw_uint16"}], "sequence_length": case.tokens},
               "train": {"steps": 2, "global_batch": case.micro_batch * case.accumulation, "micro_batch": case.micro_batch},
               "precision": {"compute": case.compute}, "device": "cpu", "log": {"tensorboard": False}, "output_dir": str(place / "out")}
@@ -155,12 +161,12 @@ def budget_of(program, place, case, tokens):
 def run_case(program, folder, tokens, number, case):
     place = folder / f"case{number}"
     place.mkdir()
-    write_model(place / "model", case)
     started = time.monotonic()
     try:
         call(program, "train", "-c", write_config(place, case, tokens, budget_of(program, place, case, tokens)))
         result = json.loads((place / "out" / "memory.json").read_text())
-        result["second_step_large_allocations"] = json.loads((place / "out" / "metrics.jsonl").read_text().splitlines()[1])["large_allocations"]
+        last = json.loads((place / "out" / "metrics.jsonl").read_text().splitlines()[1])
+        result |= {"second_step_large_allocations": last["large_allocations"], "hash": last["hash"]}
     except (RuntimeError, OSError, subprocess.TimeoutExpired, KeyError, ValueError) as error:
         result = {"failure": str(error)}
     return result | {"case": case, "seconds": time.monotonic() - started}
@@ -190,6 +196,17 @@ def row_of(result):
     total, parts = result["total"], {part["name"]: part for part in result["components"]}
     cells = [difference_text(parts[component], total["measured_bytes"]) for component in COMPONENTS]
     return [name, f"{total['planned_bytes'] / 2**20:.3f}", f"{total['measured_bytes'] / 2**20:.3f}", f"{total['difference_percent']:+.2f}", *cells]
+
+
+def differing_chains(results):
+    """Runs that differ in memory alone must have one hash chain: parameters, losses and norms of both steps."""
+    chains = {}
+    for result in results:
+        if "hash" in result:
+            of = dataclasses.replace(result["case"], policy="", streaming="", share=0)
+            chains.setdefault(of, set()).add(result["hash"])
+    compared = sum(1 for r in results if "hash" in r) - len(chains)
+    return compared, [case.name for case, hashes in chains.items() if len(hashes) > 1]
 
 
 HEADER = ["case", "planned MiB", "measured MiB", "difference %", *COMPONENTS]
@@ -228,6 +245,8 @@ def main():
     with tempfile.TemporaryDirectory(prefix="longlora-plan-") as name, concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         folder = pathlib.Path(name)
         write_tokens(folder / "train.bin", 130_000)
+        for case in chosen:
+            write_model(model_folder(folder, case), case)
         futures = [pool.submit(run_case, program, folder, folder / "train.bin", i, case) for i, case in enumerate(chosen)]
         results = []
         for future in futures:
@@ -238,8 +257,10 @@ def main():
     if options.markdown:
         options.markdown.write_text(markdown(results))
     failed = sum(bool(problem_of(result)) for result in results)
+    compared, differing = differing_chains(results)
     print(f"{len(results)} cases, {failed} failed; columns: {', '.join(HEADER)}")
-    return 1 if failed else 0
+    print(f"{compared} hash chains compared with those of other policies, {len(differing)} differ: {'; '.join(differing) or 'none'}")
+    return 1 if failed or differing else 0
 
 
 if __name__ == "__main__":
