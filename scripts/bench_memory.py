@@ -12,7 +12,7 @@ Stages, in this order (times on two quiet cores):
              within the same limit; 45 minutes. First both sides must have the same loss on 512 tokens
   hundred_k  a step of 100,000 tokens of one 7B-shaped layer, streamed, measured peak beside the plan's; 30 to 40 minutes
 --only smollm2, for example, keeps the other stages' rows in FILE (default out/bench_memory.json). What is not verified is not timed; what
-the program refuses is kept as a row with its sentence. Sizes for a rehearsal: --policy-tokens, --policy-layers, --rounds, --long-tokens,
+the program refuses is kept as a row with its sentence. Sizes for a rehearsal: --policy-tokens, --policy-layers, --policy-heads, --rounds, --long-tokens,
 --limit-gib, --tokens, --hidden, --mlp, --heads, --layers, --vocabulary, --streaming.
 Exit codes: 0 all verified and within the gates, 1 not so, 64 usage, 66 something is not there.
 """
@@ -80,7 +80,8 @@ class Stages:
     # ---- the cost of a policy
 
     def policies(self) -> list[dict]:
-        c, shape = self.chosen, Shape(576, 1536, 9, 3, 64, 1024, self.chosen.policy_layers, tied=True)
+        c = self.chosen
+        shape = Shape(64 * c.policy_heads, 512 * c.policy_heads // 3, c.policy_heads, c.policy_heads // 3, 64, 1024, c.policy_layers, tied=True)
         model, tokens = write_model(self.folder / "cut", shape), write_tokens(self.folder / "cut.bin", shape.vocabulary, 2 * c.policy_tokens + 1)
         recipes = {variant_name(p, s): Recipe(model, tokens, c.policy_tokens, 2, dtype="fp32", random=True, rope_factor=-(-c.policy_tokens // 4096),
                                               memory={"policy": p, "halo_streaming": s})
@@ -265,7 +266,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--render", action="store_true")
     parser.add_argument("--program", type=pathlib.Path, default=PROGRAM)
     parser.add_argument("--dtype", choices=["auto", "fp32", "bf16"], default="auto", help="of smollm2, both sides")
-    for name, value, meaning in (("policy-tokens", 32768, "policies"), ("policy-layers", 3, "policies"), ("rounds", 3, "policies: timed rounds"),
+    for name, value, meaning in (("policy-tokens", 32768, "policies"), ("policy-layers", 3, "policies"), ("policy-heads", 9, "policies, a multiple of 3"), ("rounds", 3, "policies: timed rounds"),
                                  ("long-tokens", 32768, "smollm2"), ("rounds-beside", 2, "smollm2: timed rounds"),
                                  ("peer-timeout", 600, "smollm2: seconds of a try of the peer"), ("tokens", 100000, "hundred_k"),
                                  ("hidden", 4096, "hundred_k"), ("mlp", 11008, "hundred_k"), ("heads", 32, "hundred_k"),
