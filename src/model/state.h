@@ -49,6 +49,7 @@ struct LlamaModel::State {
   Arena arena;  // of activations
   OffloadedInputs offloaded;
   std::vector<KeptActivations> kept;  // between forward and backward
+  at::Tensor hidden_NC;               // of a pass that keeps: the last layer's output; until then the inputs of offloaded layers
   std::vector<int64_t> kept_begin;    // by layer: where its part of the arena begins
   bool is_between = false;            // `kept` waits for its backward
   at::TensorOptions tensors;          // of activations: compute dtype, device
@@ -65,6 +66,10 @@ struct LlamaModel::State {
   void clear_activations();
   /// Which part of their rows this rank's tokens are; nullopt for whole rows.
   std::optional<SequenceContext> sequence_of(const ModelInput&) const;
+  at::Tensor take_hidden(const Pass&);
+  at::Tensor place_of_input(const Pass&, int64_t layer);
+  at::Tensor forward_layer(const Pass&, int64_t layer, const at::Tensor& x_NC);
+  void backward_layer(const Pass&, int64_t layer, at::Tensor& d_NC, Layer::WantInput);
   /// Embedding and layers without keeping anything: [N, C], valid until the next pass.
   at::Tensor run_without_gradients(const Pass&);
   void run_layer(const Pass&, int64_t layer, const at::Tensor& x_NC);
