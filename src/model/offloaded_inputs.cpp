@@ -4,13 +4,9 @@
 
 #include "longlora/core/error.h"
 #include "longlora/ops/memory_counter.h"
+#include "longlora/plan/layer_memory.h"
 
 namespace longlora {
-namespace {
-
-int64_t aligned(int64_t bytes) { return (bytes + Arena::kAlignment - 1) / Arena::kAlignment * Arena::kAlignment; }
-
-}  // namespace
 
 OffloadedInputs::OffloadedInputs(const at::Device& device) : device_(device) {}
 
