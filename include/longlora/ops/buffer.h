@@ -18,7 +18,6 @@ class Buffer {
   /// view is asked for.
   at::Tensor view(at::IntArrayRef sizes, const at::TensorOptions&);
   int64_t bytes() const { return flat_.defined() ? flat_.numel() : 0; }
-  void release() { flat_ = at::Tensor(); }
 
  private:
   at::Tensor flat_;  // bytes
