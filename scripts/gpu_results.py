@@ -23,7 +23,8 @@ INTRODUCTION = """# Benchmarks
 Processors: [a whole training step beside transformers + peft](cpu_step.md), [memory: policies, streaming, the longest steps](memory.md),
 [pre-training of the small model](quickstart_pretraining.md).
 
-Plans, not measurements: [memory and time of the Llama-2 family](plan_tables.md).
+Plans, not measurements: [memory and time of the Llama-2 family](plan_tables.md). Plans beside measurements: [bytes of small
+runs](plan_accuracy.md).
 
 GPUs: the tables below are written by `scripts/gpu_results.py` from the JSON files that `scripts/gpu_check.sh` left beside them
 ([how to run it and what the columns mean](../gpu.md)). No figure of a GPU is quoted anywhere without such a file.
