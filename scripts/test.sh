@@ -19,13 +19,13 @@ scripts/build.sh cpu
 echo "[test] running the tests"
 if [ $all_in_cuda = 0 ] && { [ $# -gt 0 ] || [ ! -e .deps/stamps/cuda-libraries ]; }; then
   [ -e .deps/stamps/cuda-libraries ] || echo "[test] preset cuda skipped: its libraries are not installed (scripts/test.sh --cuda)"
-  exec ctest --test-dir build --output-on-failure --no-tests=error "$@"
+  exec ctest -j 2 --test-dir build --output-on-failure --no-tests=error "$@"
 fi
-ctest --test-dir build --output-on-failure --no-tests=error "$@"
+ctest -j 2 --test-dir build --output-on-failure --no-tests=error "$@"
 echo "[test] building the preset cuda"
 if [ $all_in_cuda = 1 ]; then
   scripts/build.sh cuda
-  exec ctest --test-dir build-cuda --output-on-failure --no-tests=error "$@"
+  exec ctest -j 2 --test-dir build-cuda --output-on-failure --no-tests=error "$@"
 fi
 scripts/build.sh cuda longlora-train test_{nccl,ops,model,optim,checkpoint,train} test_kernels_cuda bench_{s2_attention,bandwidth,gpu_baselines} nccl_check
-exec ctest --test-dir build-cuda --output-on-failure --no-tests=error -R '^(nccl|ops|model|optim|checkpoint|train|contract_commands)$'
+exec ctest -j 2 --test-dir build-cuda --output-on-failure --no-tests=error -R '^(nccl|ops|model|optim|checkpoint|train|contract_commands)$'

@@ -5,12 +5,11 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
 #include <exception>
 #include <thread>
 
-#include "dist/nccl_agreement.h"
 #include "dist/nccl_result.h"
+#include "dist/nccl_session.h"
 #include "longlora/core/clock.h"
 #include "longlora/core/error.h"
 #include "longlora/core/log.h"
@@ -18,120 +17,9 @@
 namespace longlora::dist {
 namespace {
 
-using Handle = CollectiveLibrary::Handle;
-constexpr auto kGatePatience = std::chrono::seconds(1);
-constexpr auto kPollPause = std::chrono::microseconds(100);
-constexpr const char* kWhatToDo = "look at the first rank that failed; the last checkpoint is valid, run the same command again";
-
-/// What all communicators of a rank share, and the watchdog's threads with them.
-struct Session {
-  std::unique_ptr<Communicator> control;
-  std::unique_ptr<CollectiveLibrary> library;
-  std::shared_ptr<FlightRecorder> records;
-  std::unique_ptr<WatchBook> book;
-  NcclOptions options;
-  NcclSurroundings surroundings;
-  int rank = 0;
-
-  // held around every use of a handle; whoever ends the run takes it with patience only: its holder may be stuck in the driver
-  std::timed_mutex gate;
-  std::vector<Handle> handles;
-
-  std::mutex mutex;  // of what follows
-  std::optional<std::string> dead;
-  const char* phase = "";
-  int64_t step = 0;
-  int communicators = 0;
-  std::vector<CollectiveLibrary::Mark> free_marks;
-
-  std::string place() { return fmt::format("rank {}, {}", rank, library->device_name()); }
-  double now() const { return surroundings.now(); }
-
-  void die(const std::string& reason) {
-    const std::lock_guard lock(mutex);
-    if (!dead) dead = reason;
-  }
-  void check_alive() {
-    const std::lock_guard lock(mutex);
-    if (dead) fail(ErrorKind::peer, *dead, fmt::format("rank {} {} {}", rank, *phase ? phase : "step", step), kWhatToDo);
-  }
-  /// Uses a handle unless it has been aborted meanwhile.
-  template <class F>
-  int use(Handle handle, const F& call) {
-    const std::lock_guard lock(gate);
-    check_alive();
-    LONGLORA_INVARIANT(std::find(handles.begin(), handles.end(), handle) != handles.end());
-    return call();
-  }
-  void settle(Handle handle, int result, const char* operation);
-  void abort_handles() noexcept;
-  void end_run(std::string_view reason, bool device_lost) noexcept;
-};
-
-/// Waits until the library has done what it answered kNcclInProgress to. The deadline is the watchdog's.
-void Session::settle(Handle handle, int result, const char* operation) {
-  while (result == kNcclInProgress) {
-    std::this_thread::sleep_for(kPollPause);
-    int state = kNcclSuccess;
-    const int asked = use(handle, [&] { return library->state(handle, state); });
-    result = asked != kNcclSuccess ? asked : state;
-  }
-  if (result != kNcclSuccess) throw nccl_error(result, operation, place(), library->last_error(handle));
-}
-
-void Session::abort_handles() noexcept {
-  const bool locked = gate.try_lock_for(kGatePatience);
-  for (Handle handle : std::exchange(handles, {})) library->abort(handle);
-  if (locked) gate.unlock();
-}
-
-void Session::end_run(std::string_view reason, bool device_lost) noexcept {
-  die(std::string(reason));
-  book->clear();
-  control->abort(reason);
-  if (!device_lost) abort_handles();  // no further CUDA call after a lost device
-}
-
-void give_up(Session& session, const Verdict& verdict) {
-  const std::string line = describe(verdict, session.rank);
-  if (!session.options.log_folder.empty()) session.records->write(session.options.log_folder, session.rank, line, session.now());
-  log_warning("{}", line);
-  session.end_run(line, verdict.cause == Cause::device);
-}
-
-std::optional<std::string> library_error(Session& session) {
-  std::unique_lock lock(session.gate, std::defer_lock);
-  if (!lock.try_lock_for(std::chrono::milliseconds(50))) return std::nullopt;  // a launch is going on: the next turn asks
-  for (Handle handle : session.handles) {
-    int state = kNcclSuccess;
-    const int asked = session.library->state(handle, state);
-    const int result = asked != kNcclSuccess ? asked : state;
-    if (result != kNcclSuccess && result != kNcclInProgress)
-      return nccl_error(result, "NCCL", session.library->device_name(), session.library->last_error(handle)).what_happened;
-  }
-  return std::nullopt;
-}
-
-WatchdogHooks hooks_of(const std::shared_ptr<Session>& session) {
-  return {.now = session->surroundings.now,
-          .poll_marks =
-              [session] {
-                auto polled = session->book->poll([&](auto mark, std::string& error) { return session->library->progress(mark, error); },
-                                                  session->now());
-                const std::lock_guard lock(session->mutex);
-                session->free_marks.insert(session->free_marks.end(), polled.done.begin(), polled.done.end());
-                return polled;
-              },
-          .library_error = [session] { return library_error(*session); },
-          .control_lost = session->options.control_lost,
-          .decided = [session](const Verdict& verdict) { session->die(describe(verdict, session->rank)); },
-          .give_up = [session](const Verdict& verdict) { give_up(*session, verdict); },
-          .end_process = session->surroundings.end_process};
-}
-
 class NcclCommunicator : public Communicator {
  public:
-  NcclCommunicator(std::shared_ptr<Session> session, std::shared_ptr<Watchdog> watchdog, std::unique_ptr<Communicator> part)
+  NcclCommunicator(std::shared_ptr<NcclSession> session, std::shared_ptr<Watchdog> watchdog, std::unique_ptr<Communicator> part)
       : session_(std::move(session)), watchdog_(std::move(watchdog)), part_(std::move(part)) {
     {
       const std::lock_guard lock(session_->mutex);
@@ -292,47 +180,21 @@ class NcclCommunicator : public Communicator {
     });
   }
 
-  std::shared_ptr<Session> session_;
+  std::shared_ptr<NcclSession> session_;
   std::shared_ptr<Watchdog> watchdog_;  // ends before the session
   std::unique_ptr<Communicator> part_;  // null: the world's, which is the session's
-  Handle handle_ = nullptr;
+  CollectiveLibrary::Handle handle_ = nullptr;
   int number_ = 0;
   int64_t sequence_ = 0;
   Traffic traffic_;
 };
 
-/// Opens the library; every rank learns of any rank's failure before one of them waits in NCCL.
-void prepare(Session& session, const std::function<std::unique_ptr<CollectiveLibrary>()>& open) {
-  Status mine;
-  std::string what_to_do = "look at that rank's own message";
-  RankDevice device;
-  try {
-    session.library = open();
-    const int header = session.library->header_version(), loaded = session.library->library_version();
-    LONGLORA_CHECK(header == loaded, config,
-                   fmt::format("NCCL {} was loaded, {} was compiled against", nccl_version_text(loaded), nccl_version_text(header)),
-                   "libnccl.so.2", "take the other NCCL out of LD_LIBRARY_PATH, or build again");
-    device = {host_identity(), session.library->device_uuid()};
-  } catch (const Error& error) {
-    mine = {exit_code(error.kind).code, error.what_happened};
-    what_to_do = error.what_to_do;
-  }
-  agree_ready(*session.control, mine, what_to_do);
-  agree_version(*session.control, session.library->library_version());
-  const std::vector<RankDevice> all = agree_devices(*session.control, device);
-  const bool one_host = std::ranges::all_of(all, [&](const RankDevice& other) { return other.host == device.host; });
-  const std::string& wanted = session.options.interface;
-  const auto interface = socket_interface(wanted, one_host, network_interfaces());
-  if (!wanted.empty() && wanted != "any" && !interface) log_notice("no interface of this host is {}: NCCL chooses one itself", wanted);
-  constexpr int kKeep = 0;  // what the user set stays
-  if (interface) ::setenv("NCCL_SOCKET_IFNAME", interface->c_str(), kKeep);
-}
-
 }  // namespace
 
 NcclSurroundings process_surroundings(int rank) {
   const auto end = [rank](const Verdict& verdict) {
-    const std::string line = error_line(Error(ErrorKind::peer, describe(verdict, rank), fmt::format("rank {}", rank), kWhatToDo)) + "\n";
+    const std::string line =
+        error_line(Error(ErrorKind::peer, describe(verdict, rank), fmt::format("rank {}", rank), kAfterPeerFailure)) + "\n";
     // a full pipe must not hold the end up
     std::thread([line] { [[maybe_unused]] const auto written = ::write(STDERR_FILENO, line.data(), line.size()); }).detach();
     std::this_thread::sleep_for(std::chrono::milliseconds(200));
@@ -344,14 +206,14 @@ NcclSurroundings process_surroundings(int rank) {
 std::unique_ptr<Communicator> connect_nccl(std::unique_ptr<Communicator> control,
                                            const std::function<std::unique_ptr<CollectiveLibrary>()>& open, const NcclOptions& options,
                                            NcclSurroundings surroundings) {
-  auto session = std::make_shared<Session>();
+  auto session = std::make_shared<NcclSession>();
   session->rank = control->rank();
   session->control = std::move(control);
   session->options = options;
   session->surroundings = std::move(surroundings);
   session->records = options.records ? options.records : std::make_shared<FlightRecorder>();
   session->book = std::make_unique<WatchBook>(*session->records);
-  prepare(*session, open);  // fails on all ranks or on none
+  open_library(*session, open);  // fails on all ranks or on none
   auto watchdog = std::make_shared<Watchdog>(*session->book, hooks_of(session), session->surroundings.times);
   return std::make_unique<NcclCommunicator>(session, watchdog, nullptr);
 }

@@ -12,6 +12,9 @@ target_link_libraries(longlora_ops_device PRIVATE longlora_core longlora_config 
 target_precompile_headers(longlora_ops_device REUSE_FROM longlora_torch_pch)
 
 longlora_test(device TORCH LINK train LABELS unit)
+if(TARGET test_device)
+  set_tests_properties(device PROPERTIES PROCESSORS 1)  # the emulator is one thread
+endif()
 # objects come before archives: every symbol of longlora_ops is taken from here
 target_sources(test_device PRIVATE $<TARGET_OBJECTS:longlora_ops_device>)
 target_link_libraries(test_device PRIVATE longlora_kernels_emu)
