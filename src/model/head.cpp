@@ -64,16 +64,12 @@ void for_chunks(int64_t count, int64_t chunk_rows, Body&& body) {
 
 }  // namespace
 
-int64_t LlamaModel::State::loss_chunk_rows() const {
-  const int64_t fit = options.loss_chunk_bytes / (4 * config.vocab_size);
-  return std::min(options.row_tile, fit >= 128 ? fit / 128 * 128 : std::max<int64_t>(1, fit));
-}
+int64_t LlamaModel::State::loss_chunk_rows() const { return std::min(options.row_tile, options.loss_chunk_rows); }
 
 HeadWorkspace::HeadWorkspace(Arena& arena, const LossBytes& bytes) : scope(arena, Arena::End::top) {
   const std::pair<Buffer*, int64_t> places[] = {
       {&hidden, bytes.hidden}, {&norm, bytes.norm}, {&logits, bytes.logits}, {&product, bytes.product}, {&nll, bytes.nll}};
-  for (const auto& [buffer, size] : places)
-    if (size > 0) *buffer = Buffer(arena.take(Arena::End::top, size));
+  for (const auto& [buffer, size] : places) *buffer = Buffer(size > 0 ? arena.take(Arena::End::top, size) : at::Tensor());
 }
 
 HeadWorkspace LlamaModel::State::head_workspace(int64_t rows) {

@@ -20,7 +20,6 @@
 #include "longlora/plan/layer_memory.h"
 #include "model/layer_store.h"
 #include "model/offloaded_inputs.h"
-#include "model/row_tiles.h"
 #include "model/sequence_context.h"
 
 namespace longlora {

@@ -31,8 +31,7 @@ LayerWorkspace::LayerWorkspace(Arena& arena, const WorkspaceBytes& bytes) : scop
                                                 {&linear.d_low_rank, bytes.d_low_rank},
                                                 {&linear.dropped, bytes.dropped},
                                                 {&linear.product, bytes.product}};
-  for (const auto& [buffer, size] : places)
-    if (size > 0) *buffer = Buffer(arena.take(Arena::End::top, size));
+  for (const auto& [buffer, size] : places) *buffer = Buffer(size > 0 ? arena.take(Arena::End::top, size) : at::Tensor());
 }
 
 void Layer::keep(const LayerContext& c, const LayerPolicy& policy, Arena& arena, KeptActivations& kept) const {

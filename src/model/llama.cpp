@@ -64,13 +64,13 @@ void LlamaModel::set_policies(std::vector<LayerPolicy> policies) {
 }
 
 void LlamaModel::reserve(int64_t activation_bytes, int64_t host_bytes) {
-  state_->clear_activations();
+  state_->drop_activations();
   state_->arena.reserve(activation_bytes);
   state_->offloaded.reserve(host_bytes);
 }
 
 void LlamaModel::release() {
-  state_->clear_activations();
+  state_->drop_activations();
   state_->arena.release();
   state_->offloaded.release();
 }
@@ -133,8 +133,7 @@ void LlamaModel::State::open(const ModelInput& input, Dropout dropout, Pass& pas
 }
 
 Merge LlamaModel::State::merge_for(int64_t rows, double drop_probability) const {
-  constexpr int64_t kMergeRows = 128;
-  return options.compute == ComputeType::fp32 && drop_probability == 0 && rows >= kMergeRows ? Merge::yes : Merge::no;
+  return merges_adapters(options.compute == ComputeType::fp32 ? 4 : 2, drop_probability > 0, rows) ? Merge::yes : Merge::no;
 }
 
 LayerContext LlamaModel::State::context_of(const Pass& pass, int64_t layer) const {
@@ -157,14 +156,11 @@ LayerShape LlamaModel::State::base_shape(int64_t rows, int64_t tokens) const {
 
 LayerShape LlamaModel::State::shape_of(const Pass& pass) const {
   LayerShape s = base_shape(pass.rows, pass.tokens);
-  s.row_tile = 0;
-  for (const RowTile& tile : pass.tiles) s.row_tile = std::max(s.row_tile, tile.rows());
+  s.row_tile = most_tile_rows(pass.tiles);
   const AttentionLayout& layout = pass.context.layout;
   s.block =
       stream_block(layout.kind, layout.group, pass.tokens, !layout.document_starts.empty(), pass.sequence.has_value(), options.row_tile);
-  for (int64_t l = 0; l < config.num_layers; ++l)
-    s.carry_heads = std::max(
-        s.carry_heads, most_carry_heads(config.num_heads, config.num_kv_heads, num_plain_heads(attention.pattern, config.num_heads, l)));
+  s.carry_heads = most_carry_heads(config, attention.pattern);
   s.part_half = pass.sequence ? pass.sequence->half_group : 0;
   s.merged = pass.context.merge == Merge::yes;
   s.dropout = pass.context.dropout.drop_probability > 0;

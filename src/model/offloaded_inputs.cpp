@@ -58,9 +58,8 @@ void OffloadedInputs::let_overwrite() {
 }
 
 void OffloadedInputs::begin_return(std::vector<Piece> pieces, int64_t slots, Arena& arena) {
+  end_return();
   pieces_ = std::move(pieces);
-  slots_.clear();
-  brought_ = fetched_ = dropped_ = 0;
   if (pieces_.empty() || device_.is_cpu()) return;
   int64_t most_rows = 0;
   for (const Piece& piece : pieces_) most_rows = std::max(most_rows, piece.rows);
@@ -90,6 +89,13 @@ at::Tensor OffloadedInputs::fetch(int64_t layer, int64_t first_row) {
   side_->lead_current();
   bring(piece + 1);
   return slot_of(piece);
+}
+
+void OffloadedInputs::end_return() {
+  if (brought_ > fetched_) side_->synchronize();  // nobody waited for the newest copy, and its slot may be freed
+  pieces_.clear();
+  slots_.clear();
+  brought_ = fetched_ = dropped_ = 0;
 }
 
 void OffloadedInputs::drop() {

@@ -1,5 +1,5 @@
 #pragma once
-// Inputs of offloaded layers in host memory (docs/memory.md section 5): out during forward, back during backward, on a queue beside the
+// Inputs of offloaded layers in host memory (docs/memory.md section 6): out during forward, back during backward, on a queue beside the
 // computation. On the CPU they are read where they are.
 #include <ATen/core/Tensor.h>
 
@@ -37,6 +37,8 @@ class OffloadedInputs {
   /// The next piece; it must be the one that is named. Stays until it is dropped; the piece after it is brought meanwhile.
   at::Tensor fetch(int64_t layer, int64_t first_row);
   void drop();  // the oldest of those fetched
+  /// No slot is used any more, also after a pass that an exception ended.
+  void end_return();
 
  private:
   at::Tensor on_host(const Piece&) const;

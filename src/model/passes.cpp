@@ -28,12 +28,17 @@ std::vector<OffloadedInputs::Piece> pieces_of(const LayerShape& shape, const std
 
 }  // namespace
 
-void LlamaModel::State::clear_activations() {
+void LlamaModel::State::drop_activations() {
+  offloaded.end_return();
   kept.clear();
   kept_begin.clear();
   hidden_NC = at::Tensor();
   is_between = false;
   for (const Arena::End end : {Arena::End::bottom, Arena::End::top}) arena.give_back(end, 0);
+}
+
+void LlamaModel::State::clear_activations() {
+  drop_activations();
   arena.settle();
 }
 

@@ -12,7 +12,6 @@
 #include "model/layer.h"
 #include "model/layer_store.h"
 #include "model/parameters.h"
-#include "model/row_tiles.h"
 #include "model/sequence_context.h"
 
 namespace longlora {
@@ -62,8 +61,9 @@ struct LlamaModel::State {
   LayerShape shape_of(const Pass&) const;
   /// As set, streamed only where the rows of this pass can be.
   LayerPolicy policy_of(const Pass&, int64_t layer) const;
-  /// A pass begins: nothing of an earlier one lives on.
-  void clear_activations();
+  /// Nothing of an earlier pass lives on, also of one that an exception ended.
+  void drop_activations();
+  void clear_activations();  // the same when a pass begins: the arena grows to what the last one needed
   /// Which part of their rows this rank's tokens are; nullopt for whole rows.
   std::optional<SequenceContext> sequence_of(const ModelInput&) const;
   at::Tensor take_hidden(const Pass&);

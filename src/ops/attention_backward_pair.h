@@ -6,13 +6,13 @@
 #include <span>
 
 #include "attention_tile.h"
+#include "longlora/kernels/s2_attention.h"
 
 namespace longlora::attention {
 
 /// Tile sizes by head size alone, so that scratch stays below 1 MiB. `block` tokens of queries or keys are scheduled as one.
 struct BackwardTiles {
-  explicit BackwardTiles(int64_t head_size) : width(round_up(head_size, kPanel)) {
-    block = width <= 64 ? 512 : width <= 128 ? 256 : width <= 256 ? 128 : width <= 512 ? 64 : width <= 1024 ? 32 : 16;
+  explicit BackwardTiles(int64_t head_size) : width(round_up(head_size, kPanel)), block(kernels::host_attention_block(head_size)) {
     rows = width <= 128 ? 128 : block / 2;
     keys = std::min<int64_t>(block, 128);
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "longlora/config/run_plan.h"
 #include "longlora/kernels/s2_layout.h"
 
 namespace longlora {
@@ -108,12 +109,14 @@ int64_t stream_block(AttentionKind kind, int64_t group, int64_t tokens, bool doc
   return can ? block : 0;
 }
 
-int64_t most_carry_heads(int64_t heads, int64_t kv_heads, int64_t num_plain) {
-  const auto count = [&](Shift shift) {
-    const HeadRange range = kv_heads_of(shift, heads, kv_heads, num_plain);
-    return range.end - range.begin;
-  };
-  return std::max(count(Shift::none), count(Shift::half_group));
+int64_t most_carry_heads(const ModelConfig& model, AttentionPattern pattern) {
+  int64_t most = 0;
+  for (int64_t layer = 0; layer < model.num_layers; ++layer)
+    for (const Shift shift : {Shift::none, Shift::half_group}) {
+      const HeadRange range = kv_heads_of(shift, model.num_heads, model.num_kv_heads, num_plain_heads(pattern, model.num_heads, layer));
+      most = std::max(most, range.end - range.begin);
+    }
+  return most;
 }
 
 int64_t KeptBytes::total() const {

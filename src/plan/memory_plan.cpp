@@ -10,7 +10,7 @@ namespace longlora {
 namespace {
 
 using plan::Found;
-using plan::gib;
+using plan::gib_text;
 using plan::Limits;
 using plan::PassShape;
 using plan::Search;
@@ -21,9 +21,9 @@ using plan::Shapes;
 [[noreturn]] void refuse(const ModelConfig& model, const TrainConfig& config, const RunPlan& run, const PlanTarget& target,
                          const plan::Need& need) {
   const bool device_is_short = need.bytes > target.budget_bytes;
-  const std::string what = device_is_short ? "needs " + gib(need.bytes) + " of memory, " + gib(target.budget_bytes) + " may be used"
-                                           : "needs " + gib(need.host_bytes) + " of host memory for offloaded inputs, " +
-                                                 gib(target.host_budget_bytes) + " may be used";
+  const std::string what = device_is_short ? "needs " + gib_text(need.bytes) + " of memory, " + gib_text(target.budget_bytes) + " may be used"
+                                           : "needs " + gib_text(need.host_bytes) + " of host memory for offloaded inputs, " +
+                                                 gib_text(target.host_budget_bytes) + " may be used";
   fail(ErrorKind::memory, what, device_is_short ? plan::budget_key(target) : "memory.host_budget",
        plan::remedies(model, config, run, target));
 }
@@ -75,7 +75,7 @@ std::string next_text(const Search& search, const Found& found, int64_t other_by
   for (LayerPolicy& policy : whole) policy.streamed = false;
   const bool only_whole = next->policies == whole;
   return (only_whole ? "whole layers instead of streamed" : plan::summary_of(next->policies)) + ": does not fit (" +
-         gib(other_bytes + next->peak.total()) + ")";
+         gib_text(other_bytes + next->peak.total()) + ")";
 }
 
 void choose_policies(MemoryPlan& result, const Setup& setup) {

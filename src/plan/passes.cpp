@@ -6,6 +6,7 @@
 
 #include "longlora/config/sequence_parts.h"
 #include "longlora/core/error.h"
+#include "longlora/kernels/s2_attention.h"
 #include "plan/shapes.h"
 
 namespace longlora::plan {
@@ -13,21 +14,17 @@ namespace {
 
 constexpr int64_t kLossChunkGpu = int64_t{512} << 20;  // bytes of fp32 logits
 constexpr int64_t kLossRowsHost = 512;                 // the head's gradient is read and written once a chunk: 4 % of its products
-constexpr int64_t kMergeRows = 128;                    // from here on adapters are merged (fp32)
+
+int64_t tile_rows(int64_t rows, int64_t tokens, AttentionKind kind, const RunPlan& run) {
+  return most_tile_rows(row_tiles(rows, tokens, kind, run.group));
+}
 
 /// The model takes whole multiples of 128 rows where that many fit.
 int64_t loss_chunk_rows(const ModelConfig& model, const TrainConfig& config, const RunPlan& run, const PlanTarget& target) {
   const bool gpu = target.device == PlanTarget::Device::gpu;
   const int64_t fit = gpu ? std::max<int64_t>(128, kLossChunkGpu / (4 * model.vocab_size) / 128 * 128) : kLossRowsHost;
-  const int64_t rows = std::min(fit, most_tile_rows(1, run.sequence_length, config.attention.kind, run.group));
+  const int64_t rows = std::min(fit, tile_rows(1, run.sequence_length, config.attention.kind, run));
   return rows >= 128 ? rows / 128 * 128 : rows;
-}
-
-int64_t carry_heads(const ModelConfig& model, AttentionPattern pattern) {
-  int64_t most = 0;
-  for (int64_t layer = 0; layer < model.num_layers; ++layer)
-    most = std::max(most, most_carry_heads(model.num_heads, model.num_kv_heads, num_plain_heads(pattern, model.num_heads, layer)));
-  return most;
 }
 
 /// `rows` x `tokens` on this rank, of rows of `row_tokens`.
@@ -37,12 +34,12 @@ PassShape pass_of(const ModelConfig& model, const TrainConfig& config, const Run
   LayerShape& s = pass.layer;
   s.rows = rows;
   s.tokens = tokens;
-  s.row_tile = most_tile_rows(rows, tokens, kind, run.group);
+  s.row_tile = tile_rows(rows, tokens, kind, run);
   s.element_bytes = target.element_bytes;
   s.dropout = s.dropout && training;
-  s.merged = target.element_bytes == 4 && !s.dropout && rows * row_tokens >= kMergeRows;
+  s.merged = merges_adapters(target.element_bytes, s.dropout, rows * row_tokens);
   s.on_device = target.device == PlanTarget::Device::gpu;
-  s.carry_heads = carry_heads(model, config.attention.pattern.value_or(AttentionPattern::cross_heads));
+  s.carry_heads = most_carry_heads(model, config.attention.pattern.value_or(AttentionPattern::cross_heads));
   pass.loss = {.chunk_rows = loss_chunk_rows(model, config, run, target), .vocabulary = model.vocab_size};
   return pass;
 }
@@ -57,20 +54,12 @@ PassShape step_pass(const ModelConfig& model, const TrainConfig& config, const R
   if (half_groups_of(run.sequence_length, run.group) < sequence_ranks) return pass;  // refused by make_run_plan
   for (int64_t i = 0; i < sequence_ranks; ++i) {                                     // a shorter part may have larger tiles
     const int64_t part = sequence_part(run.sequence_length, run.group, sequence_ranks, i).tokens();
-    pass.layer.row_tile = std::max(pass.layer.row_tile, most_tile_rows(run.micro_batch, part, kind, run.group));
+    pass.layer.row_tile = std::max(pass.layer.row_tile, tile_rows(run.micro_batch, part, kind, run));
   }
   return pass;
 }
 
 }  // namespace
-
-int64_t most_tile_rows(int64_t rows, int64_t tokens, AttentionKind kind, int64_t group) {
-  if (tokens <= kMaxRowTile) return std::min(rows * tokens, kMaxRowTile / tokens * tokens);
-  const int64_t half = group / 2;
-  if (kind != AttentionKind::s2 || half < kMaxRowTile) return kMaxRowTile;
-  const int64_t pieces = (half + kMaxRowTile - 1) / kMaxRowTile, size = ((half + pieces - 1) / pieces + 127) / 128 * 128;
-  return std::min({size, half, tokens});
-}
 
 PassShape training_pass(const ModelConfig& model, const TrainConfig& config, const RunPlan& run, const PlanTarget& target) {
   return step_pass(model, config, run, target, config.attention.kind);
@@ -112,14 +101,7 @@ void check_streaming(const TrainConfig& config, const RunPlan& run) {
 }
 
 bool block_is_whole_tiles(int64_t block, int64_t head_dim, const PlanTarget& target) {
-  if (target.device == PlanTarget::Device::gpu) return block % 128 == 0;
-  const int64_t tile = head_dim <= 64     ? 512
-                       : head_dim <= 128  ? 256
-                       : head_dim <= 256  ? 128
-                       : head_dim <= 512  ? 64
-                       : head_dim <= 1024 ? 32
-                                          : 16;
-  return block % tile == 0;
+  return block % (target.device == PlanTarget::Device::gpu ? kernels::kAttentionTile : kernels::host_attention_block(head_dim)) == 0;
 }
 
 }  // namespace longlora::plan

@@ -8,19 +8,15 @@
 #include "longlora/config/train_config.h"
 #include "longlora/plan/layer_memory.h"
 #include "longlora/plan/memory_plan.h"
+#include "longlora/plan/row_tiles.h"
 
 namespace longlora::plan {
-
-inline constexpr int64_t kMaxRowTile = 4096;  // tokens
 
 struct PassShape {
   AttentionKind kind = AttentionKind::full;
   LayerShape layer;
   LossShape loss;
 };
-
-/// Most rows of a tile of `rows` x `tokens` (docs/memory.md section 2).
-int64_t most_tile_rows(int64_t rows, int64_t tokens, AttentionKind, int64_t group);
 
 /// Of a step with the configured attention; of one with full attention (attention.full_steps).
 PassShape training_pass(const ModelConfig&, const TrainConfig&, const RunPlan&, const PlanTarget&);

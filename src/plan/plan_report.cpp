@@ -78,7 +78,7 @@ std::string time_fields(const PlanReport& p) {
       p.full_attention_time ? time_json(*p.full_attention_time) : "null", number_or_null(p.longest.without_host));
 }
 
-/// "weights 12.6 | kept activations 57.7", in GiB; below 0.05 left out.
+/// "weights 12.6 | kept activations 57.7", in GiB; below 0.0005 left out.
 std::string components(const std::vector<std::pair<std::string, int64_t>>& parts) {
   std::string text;
   for (auto [name, bytes] : parts) {

@@ -77,7 +77,7 @@ class Candidates {
     if (texts_.size() >= kMostRemedies) return false;
     const Need need = need_of(model_, config, run, target);
     if (!need.within(target)) return false;
-    texts_.push_back(fmt::format("{} (needs {})", change, gib(need.bytes)));
+    texts_.push_back(fmt::format("{} (needs {})", change, gib_text(need.bytes)));
     return true;
   }
 

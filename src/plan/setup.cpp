@@ -117,7 +117,7 @@ RunPlan with_length(const TrainConfig& config, RunPlan run, int64_t sequence_len
   return run;
 }
 
-std::string gib(int64_t bytes) { return fmt::format("{:.1f} GiB", static_cast<double>(bytes) / (1 << 30)); }
+std::string gib_text(int64_t bytes) { return fmt::format("{:.1f} GiB", static_cast<double>(bytes) / (1 << 30)); }
 
 std::string budget_key(const PlanTarget& target) {
   return target.device == PlanTarget::Device::cpu ? "memory.host_budget" : "memory.device_budget";

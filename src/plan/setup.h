@@ -48,7 +48,7 @@ std::string remedies(const ModelConfig&, const TrainConfig&, const RunPlan&, con
 /// The same run with rows of another length.
 RunPlan with_length(const TrainConfig&, RunPlan, int64_t sequence_length);
 
-std::string gib(int64_t bytes);
+std::string gib_text(int64_t bytes);
 std::string budget_key(const PlanTarget&);
 
 }  // namespace longlora::plan

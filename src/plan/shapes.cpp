@@ -4,12 +4,12 @@
 #include <bit>
 
 #include "longlora/config/sequence_parts.h"
+#include "longlora/kernels/optimizer.h"
 #include "longlora/plan/exchange.h"
 
 namespace longlora::plan {
 namespace {
 
-constexpr int64_t kReduceBlock = 16384;            // floats: ranks own whole blocks of them
 constexpr int64_t kGpuRuntime = int64_t{1} << 30;  // context, libraries, buffers of transports: assumed until measured
 
 int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
@@ -99,7 +99,7 @@ int64_t Shapes::weight_bytes() const {
 }
 
 int64_t Shapes::state_share() const {
-  return round_up((counts.trainable + state_ranks - 1) / state_ranks, state_ranks > 1 ? kReduceBlock : 1);
+  return round_up((counts.trainable + state_ranks - 1) / state_ranks, state_ranks > 1 ? kernels::kNormBlock : 1);
 }
 
 int64_t Shapes::state_bytes() const {
@@ -110,7 +110,7 @@ int64_t Shapes::state_bytes() const {
 
 int64_t Shapes::tree_bytes() const { return 4 * counts.trainable * gradient_sets; }
 int64_t Shapes::exchange_bytes() const {
-  const int64_t share = round_up((counts.trainable + data_ranks - 1) / data_ranks, kReduceBlock);
+  const int64_t share = round_up((counts.trainable + data_ranks - 1) / data_ranks, kernels::kNormBlock);
   const bool weights = state_ranks > 1;  // otherwise every rank updates all weights, and gradients are gathered
   return longlora::exchange_bytes(counts.trainable, share, data_ranks, weights ? element_bytes : 4);
 }

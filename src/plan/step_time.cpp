@@ -154,7 +154,7 @@ StepShape step_shape(const ModelConfig& m, const TrainConfig& config, const RunP
   s.layer.on_device = on_device;
   s.layer.block = run.group / 2;
   const auto pattern = config.attention.pattern.value_or(AttentionPattern::cross_heads);
-  s.layer.carry_heads = most_carry_heads(m.num_heads, m.num_kv_heads, num_plain_heads(pattern, m.num_heads, 0));
+  s.layer.carry_heads = most_carry_heads(m, pattern);
   if (parts > 1) s.layer.part_half = std::min(run.group / 2, run.sequence_length);
   s.attention_flops = attention_flops_per_token(m, config, run) * real(s.layer.num_tokens());
   if (weight_ranks > 1) s.gather_bytes = WeightParts(m, element_bytes, weight_ranks).part_bytes() * (weight_ranks - 1);

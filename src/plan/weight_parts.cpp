@@ -3,11 +3,11 @@
 #include <algorithm>
 
 #include "longlora/core/error.h"
+#include "longlora/plan/layer_memory.h"
 
 namespace longlora {
 namespace {
 
-constexpr int64_t kAlignBytes = 256;
 constexpr int64_t kWordBytes = 4;  // state lanes are sums over 32-bit words
 
 int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
@@ -29,11 +29,11 @@ WeightParts::WeightParts(const ModelConfig& model, int64_t element_bytes, int64_
     LONGLORA_CHECK(ranks == 1 || elements * element_bytes % kWordBytes == 0, config,
                    spec.name + " has an odd number of elements, which ranks cannot share in bf16", "dist.shard_weights",
                    "set dist.shard_weights: none, or model.dtype: fp32");
-    if (!follows_in_its_product(spec.name)) end = round_up(end, kAlignBytes);
+    if (!follows_in_its_product(spec.name)) end = round_up(end, kArenaAlignment);
     tensors_.push_back({end / element_bytes, elements});
     end += elements * element_bytes;
   }
-  part_bytes_ = round_up(end, ranks * kAlignBytes) / ranks;
+  part_bytes_ = round_up(end, ranks * kArenaAlignment) / ranks;
 }
 
 WeightParts::Own WeightParts::own(int64_t rank, size_t tensor) const {

@@ -135,7 +135,7 @@ std::unique_ptr<LlamaModel> make_model(const PreparedRun& run, Digest& weights_d
                              .tuning = config.tuning,
                              .seed = static_cast<uint64_t>(config.train.seed),
                              .device = run.device.where,
-                             .loss_chunk_bytes = std::max<int64_t>(1, run.memory.loss_chunk * 4 * run.base->config.vocab_size),
+                             .loss_chunk_rows = run.memory.loss_chunk,
                              .weight_ranks = run.memory.weight_ranks > 1 ? weight_ranks : nullptr};
   auto model = std::make_unique<LlamaModel>(run.base->config, run.plan.rope.after, run.plan.rope.new_max_position, run.plan.sequence_length,
                                             options);

@@ -22,7 +22,7 @@ std::unique_ptr<LlamaModel> model_on(const at::Device& device, const Case& c) {
   ModelOptions options{.compute = c.compute, .tuning = c.full_tuning ? full_tuning() : lora_tuning(all_targets())};
   options.tuning.train_embeddings = options.tuning.train_norms = true;
   options.row_tile = 32;
-  options.loss_chunk_bytes = 4 * 37 * 24;
+  options.loss_chunk_rows = 24;
   options.device = device;
   auto model = make_model(tiny_config({.heads = 3, .kv_heads = 1, .head_dim = 64, .hidden = 48, .ffn = 40, .tied = c.tied}), options);
   model->set_attention({.kind = c.kind, .group = c.kind == AttentionKind::full ? 0 : kGroup});

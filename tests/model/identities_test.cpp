@@ -79,7 +79,7 @@ TEST(Tiles, RowTileAndLossChunkChangeRoundingOnly) {
   const TinyBatch batch(2, 45, config.vocab_size);
   std::map<std::string, at::Tensor> expected;
   for (const ModelOptions& options : {ModelOptions{.tuning = lora_tuning()}, ModelOptions{.tuning = lora_tuning(), .row_tile = 16},
-                                      ModelOptions{.tuning = lora_tuning(), .loss_chunk_bytes = 4 * 37 * 5}}) {
+                                      ModelOptions{.tuning = lora_tuning(), .loss_chunk_rows = 5}}) {
     auto model = make_model(config, options);
     model->set_attention({AttentionKind::s2, AttentionPattern::cross_heads, 16});
     accumulate_gradients(*model, batch.input);

@@ -107,8 +107,7 @@ TEST_P(Streaming, UsesTheBytesOfThePlannersTable) {
     if (c.group / 2 >= 200 && c.group == 1024) shape.row_tile = 256;  // three tiles of 171 rows, rounded up to 128
     if (c.group == 2048) shape.row_tile = 256;                        // 1,024 rows in six tiles of 171, rounded
     shape.element_bytes = c.compute == ComputeType::bf16 ? 2 : 4;
-    for (int64_t l = 0; l < 3; ++l)
-      shape.carry_heads = std::max(shape.carry_heads, most_carry_heads(c.heads, c.kv_heads, num_plain_heads(c.pattern, c.heads, l)));
+    shape.carry_heads = most_carry_heads(model->config(), c.pattern);
     shape.merged = c.compute == ComputeType::fp32 && c.tuning.lora.drop_probability == 0 && c.tuning.mode == TuningMode::lora;
     const std::vector<LayerPolicy> policies(3, policy);
     const bool head_trained = c.tuning.mode == TuningMode::full;

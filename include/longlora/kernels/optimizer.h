@@ -17,7 +17,7 @@
 
 namespace longlora::kernels {
 
-inline constexpr int64_t kNormBlock = 16384;
+inline constexpr int64_t kNormBlock = 16384;  // elements; part of the definition of the norm, and ranks own whole blocks
 constexpr int64_t norm_blocks(int64_t count) { return (count + kNormBlock - 1) / kNormBlock; }
 
 /// Writes norm_blocks(count) doubles to `blocks`: the caller gives each parameter its own piece of one array, in a fixed order.

@@ -31,6 +31,10 @@ struct StatisticsView {
 /// Tile edges of all tensor-core kernels divide this: windows cut at its multiples keep every bit, and g/2 that is a multiple of it needs
 /// no test at segment edges.
 inline constexpr int64_t kAttentionTile = 128;
+/// The same of the CPU's backward pass: tokens of queries or keys that are scheduled as one.
+constexpr int64_t host_attention_block(int64_t head_size) {
+  return head_size <= 64 ? 512 : head_size <= 128 ? 256 : head_size <= 256 ? 128 : head_size <= 512 ? 64 : head_size <= 1024 ? 32 : 16;
+}
 
 enum class AttentionVariant { automatic, plain, sm80 };  // sm80: mma.sync and cp.async, on compute capability 8.0 and later
 

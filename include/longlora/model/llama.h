@@ -14,6 +14,7 @@
 #include "longlora/model/parameter.h"
 #include "longlora/ops/cross_entropy.h"
 #include "longlora/plan/layer_memory.h"
+#include "longlora/plan/row_tiles.h"
 
 namespace longlora {
 
@@ -22,12 +23,12 @@ class Communicator;
 }
 
 struct ModelOptions {
-  ComputeType compute = ComputeType::fp32;        // bf16 or fp32 (resolved, never automatic)
-  TrainConfig::Tuning tuning;                     // which parameters exist (LoRA) and are trainable
-  uint64_t seed = 42;                             // initialisation and dropout
-  at::Device device = at::kCPU;                   // where parameters and activations live
-  int64_t row_tile = 4096;                        // Rmax (tests: 16)
-  int64_t loss_chunk_bytes = int64_t{128} << 20;  // logits alive at once, counted as fp32
+  ComputeType compute = ComputeType::fp32;  // bf16 or fp32 (resolved, never automatic)
+  TrainConfig::Tuning tuning;               // which parameters exist (LoRA) and are trainable
+  uint64_t seed = 42;                       // initialisation and dropout
+  at::Device device = at::kCPU;             // where parameters and activations live
+  int64_t row_tile = kMaxRowTile;           // tests: 16
+  int64_t loss_chunk_rows = 512;            // of logits that are alive at once
   /// Ranks that share the frozen projections (dist.shard_weights: frozen): each keeps one part, layers are gathered as they are needed.
   /// A communicator for this model alone, which outlives it. From then on every pass (training, evaluation, generation) is made by all of
   /// them, in the same order; the results have the bits of null. Null, one rank, or nothing frozen: all weights are here.

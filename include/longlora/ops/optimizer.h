@@ -5,10 +5,11 @@
 
 #include <cstdint>
 
+#include "longlora/kernels/optimizer.h"
+
 namespace longlora {
 
-inline constexpr int64_t kNormBlock = 16384;  // elements; part of the definition of the norm
-constexpr int64_t norm_blocks(int64_t count) { return (count + kNormBlock - 1) / kNormBlock; }
+using kernels::kNormBlock, kernels::norm_blocks;
 
 /// blocks fp64 [norm_blocks(numel)]: sums of squares of the fp32 gradient.
 void square_sums(const at::Tensor& gradient, at::Tensor blocks);

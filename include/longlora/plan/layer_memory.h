@@ -56,8 +56,11 @@ LayerShape layer_shape(const ModelConfig&, const TrainConfig::Tuning&);
 /// Can rows of this attention be computed block by block? s2 without documents, rows that ranks do not share, b >= the largest row tile
 /// (so that the tile grid restarts at every block), and more than one block. 0, or b.
 int64_t stream_block(AttentionKind, int64_t group, int64_t tokens, bool documents, bool shared_rows, int64_t max_row_tile);
-/// Query heads [0, num_plain) are plain: KV heads in the larger of the two sets that a neighbouring block reads.
-int64_t most_carry_heads(int64_t heads, int64_t kv_heads, int64_t num_plain);
+/// KV heads in the larger of the two sets that a neighbouring block reads, in any layer.
+int64_t most_carry_heads(const ModelConfig&, AttentionPattern);
+/// Adapters are merged into a copy of their matrix for a pass over that many rows: below, merging costs more than it saves; in bf16 it
+/// would round small updates away, with dropout it is not linear.
+inline bool merges_adapters(int64_t element_bytes, bool dropout, int64_t rows) { return element_bytes == 4 && !dropout && rows >= 128; }
 
 /// Bytes are those of tensors; each starts at a multiple of `kArenaAlignment`.
 inline constexpr int64_t kArenaAlignment = 256;

@@ -101,6 +101,7 @@ at::Tensor staging(at::IntArrayRef sizes, at::ScalarType type) {
 at::Tensor host_block(int64_t bytes) {
   void* block = nullptr;  // not from LibTorch's pool, which rounds up to a power of two
   const cudaError_t status = cudaHostAlloc(&block, static_cast<size_t>(bytes), cudaHostAllocDefault);
+  (void)cudaGetLastError();  // a failure is reported here, not by the next launch
   LONGLORA_CHECK(status == cudaSuccess, memory, std::to_string(bytes) + " bytes of page-locked host memory: " + cudaGetErrorString(status),
                  "memory.host_budget", "set it lower, or ask less of it: memory.policy: checkpoint, or a shorter data.sequence_length");
   return at::from_blob(

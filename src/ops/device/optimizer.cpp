@@ -8,7 +8,7 @@
 namespace longlora::device {
 namespace {
 
-static_assert(sizeof(kernels::UpdateControl) == 8 && kernels::kNormBlock == kNormBlock);
+static_assert(sizeof(kernels::UpdateControl) == 8);
 
 }  // namespace
 

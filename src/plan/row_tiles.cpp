@@ -1,4 +1,4 @@
-#include "model/row_tiles.h"
+#include "longlora/plan/row_tiles.h"
 
 #include <algorithm>
 
@@ -33,6 +33,12 @@ std::vector<RowTile> row_tiles(int64_t rows, int64_t tokens, AttentionKind kind,
         tiles.push_back({row * tokens + begin, row * tokens + std::min(block_end, begin + size)});
     }
   return tiles;
+}
+
+int64_t most_tile_rows(const std::vector<RowTile>& tiles) {
+  int64_t most = 0;
+  for (const RowTile& tile : tiles) most = std::max(most, tile.rows());
+  return most;
 }
 
 }  // namespace longlora
