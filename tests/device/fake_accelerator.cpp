@@ -2,6 +2,9 @@
 // (tests/device/CMakeLists.txt), so that the arena is open while a kernel runs.
 #include <ATen/ops/empty.h>
 
+#include <utility>
+#include <vector>
+
 #include "device/arena.h"
 #include "device/fake_device.h"
 #include "emu/runtime.h"
@@ -9,7 +12,7 @@
 
 namespace longlora {
 namespace {
-int64_t launch_count = 0;
+int64_t launch_count = 0, stale_copy_count = 0, waiting_copy_count = 0;
 }
 
 extern "C" {
@@ -22,6 +25,8 @@ void LONGLORA_WRAP_RUN_BLOCKS(int64_t blocks, int threads, int64_t shared_bytes,
 }
 
 int64_t fake::launches() { return launch_count; }
+int64_t fake::stale_copies() { return stale_copy_count; }
+int64_t fake::waiting_copies() { return waiting_copy_count; }
 
 namespace accelerator {
 
@@ -43,14 +48,29 @@ MemoryUse memory_use() {
 void release_unused() {}
 void synchronize() {}
 
-struct SideQueue::State {};
-SideQueue::SideQueue(const at::Device&) {}
+/// Copies happen as late as the order of the queues allows, so that a forgotten wait gives wrong numbers.
+struct SideQueue::State {
+  std::vector<std::pair<at::Tensor, at::Tensor>> waiting;  // to, from
+  int64_t followed = -1;                                   // launches when it last followed the current stream
+
+  ~State() { waiting_copy_count -= static_cast<int64_t>(waiting.size()); }
+  void finish() {
+    for (auto& [to, from] : waiting) to.copy_(from);
+    waiting_copy_count -= static_cast<int64_t>(waiting.size());
+    waiting.clear();
+  }
+};
+SideQueue::SideQueue(const at::Device&) : state_(std::make_unique<State>()) {}
 SideQueue::~SideQueue() = default;
 void* SideQueue::stream() const { return nullptr; }
-void SideQueue::follow_current() {}
-void SideQueue::lead_current() {}
-void SideQueue::copy(at::Tensor& to, const at::Tensor& from) { to.copy_(from); }
-void SideQueue::synchronize() {}
+void SideQueue::follow_current() { state_->followed = launch_count; }
+void SideQueue::lead_current() { state_->finish(); }
+void SideQueue::copy(at::Tensor& to, const at::Tensor& from) {
+  if (state_->followed != launch_count) ++stale_copy_count;
+  state_->waiting.emplace_back(to, from);
+  ++waiting_copy_count;
+}
+void SideQueue::synchronize() { state_->finish(); }
 
 Range::Range(const char*) {}
 Range::~Range() {}

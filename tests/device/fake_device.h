@@ -8,6 +8,10 @@ namespace longlora::fake {
 at::Device device();
 /// Launches of emulated kernels so far.
 int64_t launches();
+/// Copies on side queues: enqueued although kernels were launched since the queue last followed the current stream (on a GPU such a copy
+/// may run before them), and not yet done.
+int64_t stale_copies();
+int64_t waiting_copies();
 /// Times that the program copied something from the device to the host, and so waited for it.
 int64_t reads();
 

@@ -72,6 +72,15 @@ TEST(Initialise, LoraStartsAsTheIdentity) {
   });
 }
 
+TEST(Evaluation, AWindowWithoutTargetsHasNoLoss) {
+  auto model = make_model(tiny_config({}), {});
+  TinyBatch batch(1, 9, 37);
+  std::ranges::fill(batch.labels, kIgnoredLabel);
+  batch.refresh(1);
+  const std::vector<double> nll = doubles(model->negative_log_likelihood(batch.input));
+  EXPECT_EQ(nll, std::vector<double>(9, 0.0));
+}
+
 TEST(Evaluation, NegativeLogLikelihoodSumsToTheLoss) {
   const ModelConfig config = tiny_config({});
   const TinyBatch batch(2, 37, config.vocab_size);
