@@ -129,7 +129,7 @@ class Stages:
                 continue
             best = runs[name][0]
             rows.append(row | beside_plan(plan_of(self.program, recipe), best) |
-                        {"seconds": seconds[name], "median_ratio": statistics.median(seconds[name]) / statistics.median(base),
+                        {"seconds": seconds[name], "predicted_seconds": [run.predicted_seconds for run in runs[name][1:]], "median_ratio": statistics.median(seconds[name]) / statistics.median(base),
                          "minimum_ratio": min(seconds[name]) / min(base), "peak_rss_bytes": best.ended.peak_rss_bytes,
                          "hash": best.lines[-1]["hash"]})
         streamed = variant_name(POLICIES[0], "on")
@@ -238,7 +238,7 @@ class Stages:
         if why := run.why_not():
             raise Unverified(f"{c.tokens} tokens did not run: {why}")
         rate = max(before, product_rate("float32", shape))
-        row |= beside_plan(plan, run) | {"seconds": [run.seconds], "tokens_per_second": c.tokens / run.seconds, "loss": run.lines[0]["loss"],
+        row |= beside_plan(plan, run) | {"seconds": [run.seconds], "predicted_seconds": [run.predicted_seconds], "tokens_per_second": c.tokens / run.seconds, "loss": run.lines[0]["loss"],
                                         "peak_rss_bytes": run.ended.peak_rss_bytes, "product_gflops": rate, "plan_parts": planned_parts(plan),
                                         "gflops_model": flops.model / run.seconds / 1e9, "gflops": flops.hardware / run.seconds / 1e9,
                                         "share_of_product_rate": flops.hardware / run.seconds / 1e9 / rate}

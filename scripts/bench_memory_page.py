@@ -36,6 +36,11 @@ def peak(row: dict) -> list[str]:
     return [gib(row["memory_bytes_measured"]), f"{gib(row.get('memory_bytes_planned'))} ({100 * row.get('plan_error', 0):+.1f} %)"]
 
 
+def predicted(row: dict) -> str:
+    made = [s for s in row.get("predicted_seconds", []) if s is not None]
+    return " ".join(f"{s:.0f}" if s >= 100 else f"{s:.1f}" for s in made)
+
+
 def workspace(rows: list[dict]) -> str:
     body = [[f"{r['tokens']:,}", r["variant"], *(refusal(r, 3) if "refused" in r else
              [gib(r["workspace_bytes"]), f"{r['ratio']:.2f}" if "ratio" in r else "", gib(r["peak_bytes"])])] for r in rows if r["op"] == "workspace"]
@@ -45,12 +50,13 @@ def workspace(rows: list[dict]) -> str:
 
 def policies(rows: list[dict]) -> str:
     costs = [r for r in rows if r["op"] == "policy_cost"]
-    body = [[r["variant"], *(refusal(r, 6) if "refused" in r else
-             [f"{r['median_ratio']:.3f}", f"{r['minimum_ratio']:.3f}", " ".join(f"{s:.1f}" for s in r["seconds"]), *peak(r), gib(r["peak_rss_bytes"])])]
+    body = [[r["variant"], *(refusal(r, 7) if "refused" in r else
+             [f"{r['median_ratio']:.3f}", f"{r['minimum_ratio']:.3f}", " ".join(f"{s:.1f}" for s in r["seconds"]), predicted(r), *peak(r), gib(r["peak_rss_bytes"])])]
             for r in costs]
     return (f"{costs[0]['shape']}, {costs[0]['tokens']:,} tokens, fp32. Two steps of each had one hash chain before anything was timed; rounds "
-            "are interleaved; ratios are to `checkpoint` whole:\n\n" +
-            table(["policy", "time, of medians", "of minima", "seconds of each round", "peak of tensors", "planned", "resident"], body))
+            "are interleaved; ratios are to `checkpoint` whole; the plan predicts seconds from the product rate that each run measures at its "
+            "start:\n\n" +
+            table(["policy", "time, of medians", "of minima", "seconds of each round", "predicted", "peak of tensors", "planned", "resident"], body))
 
 
 def smollm2(rows: list[dict]) -> str:
@@ -70,12 +76,12 @@ def smollm2(rows: list[dict]) -> str:
 
 
 def hundred_k(rows: list[dict]) -> str:
-    body = [[r["shape"], f"{r['tokens']:,}", r["variant"], *(refusal(r, 6) if "refused" in r else
-             [f"{min(r['seconds']):.0f} s", f"{r['gflops']:.0f} of {r['product_gflops']:.0f} GFLOP/s ({100 * r['share_of_product_rate']:.0f} %)",
+    body = [[r["shape"], f"{r['tokens']:,}", r["variant"], *(refusal(r, 7) if "refused" in r else
+             [f"{min(r['seconds']):.0f} s", predicted(r), f"{r['gflops']:.0f} of {r['product_gflops']:.0f} GFLOP/s ({100 * r['share_of_product_rate']:.0f} %)",
               *peak(r), gib(r["peak_rss_bytes"]), f"{r['tokens_per_second']:.1f}"])] for r in rows if r["op"] == "long_step"]
     return ("One training step of a layer with the proportions of a 7B (4096 x 11008, 32 heads of 128, at whole width), fp32. GFLOP/s count what is executed, recomputation included (docs/memory.md, section 5), "
             "beside the rate of the layer's own products:\n\n" +
-            table(["shape", "tokens", "policy", "a step", "rate", "peak of tensors", "planned", "resident", "tokens/s"], body))
+            table(["shape", "tokens", "policy", "a step", "predicted", "rate", "peak of tensors", "planned", "resident", "tokens/s"], body))
 
 
 SECTIONS = {"workspace": ("Workspace, whole and streamed", workspace), "policies": ("What a policy costs", policies),

@@ -207,6 +207,7 @@ class Run:
     ended: Ended
     peak_bytes: int = 0      # of tensors where the program counts them, else what memory_peak_bytes says
     counted_by: str = ""     # "tensors", "allocator" (a GPU's) or "process"
+    predicted_seconds: float | None = None   # a step's, by the product rate that the run measured at its start
 
     @property
     def seconds(self) -> float:
@@ -232,6 +233,11 @@ def measured_peak(lines: list[dict], run_folder: pathlib.Path, device: str) -> t
     return max(line["memory_peak_bytes"] for line in lines), "process"
 
 
+def predicted(run_folder: pathlib.Path) -> float | None:
+    written = run_folder / "plan.json"
+    return json.loads(written.read_text())["step_seconds"]["total"] if written.exists() else None
+
+
 def train(program: pathlib.Path | str, recipe: Recipe, **watch) -> Run:
     """An end after the steps, at the export, does not matter here: what counts is whether metrics were written."""
     with tempfile.TemporaryDirectory() as name:
@@ -239,7 +245,9 @@ def train(program: pathlib.Path | str, recipe: Recipe, **watch) -> Run:
         ended = run_watched([program, "-q", "train", "-c", recipe.write(folder)], **watch)
         metrics = folder / "run/metrics.jsonl"
         lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
-        return Run(lines, ended, *measured_peak(lines, folder / "run", recipe.device)) if len(lines) >= recipe.steps else Run([], ended)
+        if len(lines) < recipe.steps:
+            return Run([], ended)
+        return Run(lines, ended, *measured_peak(lines, folder / "run", recipe.device), predicted(folder / "run"))
 
 
 def plan_of(program: pathlib.Path | str, recipe: Recipe, *arguments: object) -> dict:

@@ -45,6 +45,10 @@ class Case:
     dropout: float = 0.0
     targets: str = "q v"
     embeddings: bool = True
+    ranks: int = 1                # over tcp; measured on rank 0
+    sequence_parallel: int = 1
+    shard_weights: str = "none"
+    shard_state: str = "auto"
     share: float = 0.0            # of the bytes of save_all: the budget of policy auto; 0: no limit
 
     @property
@@ -56,6 +60,10 @@ class Case:
         words += [f"x{self.accumulation}"] if self.accumulation > 1 else []
         words += [f"drop {self.dropout:g}"] if self.dropout else []
         words += [f"targets {self.targets}"] if self.targets != "q v" else []
+        words += [f"{self.ranks} ranks"] if self.ranks > 1 else []
+        words += ["rows shared"] if self.sequence_parallel > 1 else []
+        words += ["weights shared"] if self.shard_weights != "none" else []
+        words += ["state whole"] if self.shard_state == "off" else []
         words += [] if self.embeddings or self.mode == "full" else ["no embedding"]
         return ", ".join(words)
 
@@ -102,6 +110,10 @@ def cases():
         Case(**long, policy="checkpoint", streaming="on", compute="bf16", mode="full"),
         Case(**long, policy="save_attention", streaming="on", dropout=0.1, targets=everything),
         Case(**(long | dict(tokens=20000)), policy="checkpoint", streaming="on"),   # a ragged last block
+        Case(**short, policy="save_all", accumulation=4, ranks=2),
+        Case(**short, policy="save_attention", accumulation=6, ranks=2, mode="full", shard_state="off"),
+        Case(**middle, policy="checkpoint", accumulation=2, ranks=2, shard_weights="frozen"),
+        Case(**middle, policy="save_attention", compute="bf16", ranks=2, sequence_parallel=2, **gqa),
     ]
 
 
@@ -133,13 +145,16 @@ def write_config(place, case, tokens, budget):
     values = {"model": {"path": str(model_folder(place.parent, case)), "init": "random"}, "tuning": tuning, "attention": attention, "memory": memory,
               "data": {"train": [{"path": str(tokens), "format": "raw_uint16"}], "sequence_length": case.tokens},
               "train": {"steps": 2, "global_batch": case.micro_batch * case.accumulation, "micro_batch": case.micro_batch},
-              "precision": {"compute": case.compute}, "device": "cpu", "log": {"tensorboard": False}, "output_dir": str(place / "out")}
+              "precision": {"compute": case.compute}, "device": "cpu", "dist": {"sequence_parallel": case.sequence_parallel,
+              "shard_weights": case.shard_weights, "shard_state": case.shard_state}, "log": {"tensorboard": False}, "output_dir": str(place / "out")}
     (place / "run.yaml").write_text(json.dumps(values))  # JSON is YAML
     return place / "run.yaml"
 
 
-def call(program, *arguments):
-    done = subprocess.run([program, "--threads", "1", "--progress", "none", *map(str, arguments)], capture_output=True, text=True, timeout=300)
+def call(program, *arguments, ranks=1):
+    launch = [program, "launch", "--nproc-per-node", str(ranks), "--"] if ranks > 1 else []
+    done = subprocess.run([*launch, program, "--threads", "1", "--progress", "none", *map(str, arguments)], capture_output=True, text=True,
+                          timeout=300)
     if done.returncode != 0:
         raise RuntimeError(f"exit {done.returncode}: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'no message'}")
     return done.stdout
@@ -163,7 +178,7 @@ def run_case(program, folder, tokens, number, case):
     place.mkdir()
     started = time.monotonic()
     try:
-        call(program, "train", "-c", write_config(place, case, tokens, budget_of(program, place, case, tokens)))
+        call(program, "train", "-c", write_config(place, case, tokens, budget_of(program, place, case, tokens)), ranks=case.ranks)
         result = json.loads((place / "out" / "memory.json").read_text())
         last = json.loads((place / "out" / "metrics.jsonl").read_text().splitlines()[1])
         result |= {"second_step_large_allocations": last["large_allocations"], "hash": last["hash"]}
@@ -203,7 +218,7 @@ def differing_chains(results):
     chains = {}
     for result in results:
         if "hash" in result:
-            of = dataclasses.replace(result["case"], policy="", streaming="", share=0)
+            of = dataclasses.replace(result["case"], policy="", streaming="", share=0)  # ranks that share rows add in another order
             chains.setdefault(of, set()).add(result["hash"])
     compared = sum(1 for r in results if "hash" in r) - len(chains)
     return compared, [case.name for case, hashes in chains.items() if len(hashes) > 1]

@@ -28,6 +28,7 @@ chain = "bad" if policy == "WRONG" else "5e"
 seconds = STREAMED if streamed else 1.0
 lines = [{{"loss": 3.0, "seconds": s, "hash": chain, "memory_peak_bytes": 9, "tensor_peak_bytes": 12000}} for s in (9.0, seconds)]
 (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\\n" for line in lines))
+(folder / "plan.json").write_text('{{"step_seconds": {{"total": 1.5}}}}')
 if policy != "save_attention":   # there the lines are all that is known
     (folder / "memory.json").write_text('{{"total": {{"measured_bytes": 12388}}}}')
 """
@@ -64,7 +65,7 @@ def main() -> int:
             "planned beside measured": costs.get("checkpoint", {}).get("plan_error") == round((3 * 4096 + 100 - 12388) / 12388, 4) == 0.0,
             "planned beside what metrics count": costs.get("save_attention", {}).get("memory_bytes_measured") == 12000,
             "whole against streamed": [r["ratio"] for r in kept["workspace"]["rows"]] == 3 * [1.0, 1 / 3],
-            "the page": "| checkpoint, streamed | 1.100 | 1.100 | 1.1 1.1 |" in page and "| save_attention | 1.000 |" in page and
+            "the page": "| checkpoint, streamed | 1.100 | 1.100 | 1.1 1.1 | 1.5 1.5 |" in page and "| save_attention | 1.000 |" in page and
                         "Not measured yet: `scripts/bench_memory.py --only hundred_k`" in page,
             "a gate that fails": late.returncode == 1 and "1.200, failed" in late_page and late_kept["policies"]["rows"][-1]["passed"] is False,
             "another chain is not timed": wrong.returncode == 1 and "policies" not in wrong_kept and "round" not in wrong.stdout and
