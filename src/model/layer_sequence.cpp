@@ -11,8 +11,6 @@
 namespace longlora {
 namespace {
 
-bool empty(const HeadRange& heads) { return heads.begin == heads.end; }
-
 /// KV heads of [.., K, D].
 at::Tensor heads_in(const at::Tensor& x, const HeadRange& heads) { return x.narrow(x.dim() - 2, heads.begin, heads.end - heads.begin); }
 
@@ -52,12 +50,12 @@ Layer::Edges Layer::edges_of(const LayerContext& c) const {
   const SequenceContext& s = *c.sequence;
   const HeadRange in = halo_kv_heads(s.part.halo, num_heads_, num_kv_heads_, c.layout.num_plain);
   return {in, halo_kv_heads(s.part.next, num_heads_, num_kv_heads_, c.layout.num_plain), s.half_group,
-          empty(in) ? 0 : std::min(s.half_group, c.tokens)};
+          in.empty() ? 0 : std::min(s.half_group, c.tokens)};
 }
 
 /// [2, B, half, heads, D]; undefined when no head has anything to say.
 at::Tensor Layer::message(Buffer& buffer, const LayerContext& c, const HeadRange& heads, const at::TensorOptions& options) const {
-  if (empty(heads)) return {};
+  if (heads.empty()) return {};
   return buffer.view({2, c.rows, c.sequence->half_group, heads.end - heads.begin, head_dim_}, options);
 }
 
@@ -124,7 +122,7 @@ AttentionCarry Layer::trade_halo_sums(const LayerContext& c, const AttentionWind
 
 void Layer::part_backward(const LayerContext& c, LayerActivations& a) const {
   const Edges e = edges_of(c);
-  const int64_t last = empty(e.out) ? 0 : e.half, before = c.tokens - last;
+  const int64_t last = e.out.empty() ? 0 : e.half, before = c.tokens - last;
   AttentionWindow own{query(a.qkv_NE, c.rows, c.tokens),
                       key(a.qkv_NE, c.rows, c.tokens),
                       value(a.qkv_NE, c.rows, c.tokens),

@@ -11,8 +11,6 @@
 namespace longlora {
 namespace {
 
-bool empty(const HeadRange& heads) { return heads.begin == heads.end; }
-
 /// Plain segments begin at even blocks, shifted ones at odd blocks and at 0.
 HaloHeads halo_of_block(int64_t index) {
   if (index == 0) return HaloHeads::none;
@@ -149,7 +147,7 @@ void Layer::block_attention_backward(const LayerContext& c, const Block& b, Laye
     return {both.select(0, 0), both.select(0, 1)};
   };
   const auto differentiate_keys = [&](const HeadRange& kv, const AttentionCarry& start) {
-    if (empty(kv)) return;
+    if (kv.empty()) return;
     at::Tensor d_k_BTKD = heads(part.d_kv_NX, 1, tokens, kv.begin, kv.end - kv.begin);
     at::Tensor d_v_BTKD = heads(part.d_kv_NX, 1, tokens, num_kv_heads_ + kv.begin, kv.end - kv.begin);
     s2_attention_backward_keys(layout_of(b.context.layout, kv), of_heads(own, kv), start, d_k_BTKD, d_v_BTKD);
@@ -157,12 +155,12 @@ void Layer::block_attention_backward(const LayerContext& c, const Block& b, Laye
   const auto kv_of = [&](HaloHeads halo) { return halo_kv_heads(halo, num_heads_, num_kv_heads_, c.layout.num_plain); };
   const HeadRange next = kv_of(b.is_last ? HaloHeads::none : halo_of_block(b.index + 1));
   differentiate_keys({0, next.begin}, {});
-  differentiate_keys(next, empty(next) ? AttentionCarry{} : carry_of(next));
+  differentiate_keys(next, next.empty() ? AttentionCarry{} : carry_of(next));
   differentiate_keys({next.end, num_kv_heads_}, {});
 
   const HeadRange halo = kv_of(halo_of_block(b.index));
   AttentionWindow window = own;
-  if (!empty(halo)) {
+  if (!halo.empty()) {
     AttentionCarry sums = carry_of(halo);
     window.k_BTKD = key(window_NE.narrow(0, 0, b.before), 1, b.before);
     window.v_BTKD = value(window_NE.narrow(0, 0, b.before), 1, b.before);

@@ -25,16 +25,6 @@ double square_sum(const float* g, int64_t count) {
 
 }  // namespace
 
-double tree_sum(std::vector<double> nodes) {
-  if (nodes.empty()) return 0;
-  while (nodes.size() > 1) {
-    const size_t parents = (nodes.size() + 1) / 2;
-    for (size_t i = 0; i < parents; ++i) nodes[i] = 2 * i + 1 < nodes.size() ? nodes[2 * i] + nodes[2 * i + 1] : nodes[2 * i];
-    nodes.resize(parents);
-  }
-  return nodes[0];
-}
-
 void block_square_sums(const at::Tensor& gradient, at::Tensor blocks) {
   LONGLORA_INVARIANT(gradient.is_contiguous() && blocks.numel() == norm_blocks(gradient.numel()));
   if (!gradient.is_cpu()) return square_sums(gradient, blocks);

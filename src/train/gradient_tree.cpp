@@ -77,14 +77,4 @@ std::vector<GradientTree::Subtree> GradientTree::take_subtrees() {
   return std::exchange(open_, {});
 }
 
-LossSum tree_sum(std::vector<LossSum> nodes) {
-  if (nodes.empty()) return {};
-  while (nodes.size() > 1) {
-    const size_t parents = (nodes.size() + 1) / 2;
-    for (size_t i = 0; i < parents; ++i) nodes[i] = 2 * i + 1 < nodes.size() ? nodes[2 * i] + nodes[2 * i + 1] : nodes[2 * i];
-    nodes.resize(parents);
-  }
-  return nodes.front();
-}
-
 }  // namespace longlora

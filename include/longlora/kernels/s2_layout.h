@@ -82,6 +82,7 @@ LONGLORA_HD constexpr Segment wrap_keys(int64_t tokens, int64_t group) { return 
 /// KV heads [begin, end) that serve at least one plain, or at least one shifted query head; one KV head may serve both.
 struct HeadRange {
   int64_t begin, end;
+  LONGLORA_HD constexpr bool empty() const { return begin == end; }
 };
 LONGLORA_HD constexpr HeadRange kv_heads_of(Shift shift, int64_t num_heads, int64_t num_kv_heads, int64_t num_plain) {
   const int64_t heads_per_kv = num_heads / num_kv_heads;

@@ -19,7 +19,15 @@ double gradient_norm(const std::vector<Parameter*>&);
 /// Its parts, for gradients that several ranks hold: blocks fp64 [norm_blocks(numel)] of a contiguous fp32 gradient, on its device; and the
 /// tree over all of them.
 void block_square_sums(const at::Tensor& gradient, at::Tensor blocks);
-double tree_sum(std::vector<double>);
+
+/// The fixed binary tree: node(l, i) = node(l-1, 2i) + node(l-1, 2i+1), or node(l-1, 2i) where there is no right sibling. T{} for none.
+template <class T>
+T tree_sum(std::vector<T> nodes) {
+  if (nodes.empty()) return {};
+  for (size_t count = nodes.size(); count > 1; count = (count + 1) / 2)
+    for (size_t i = 0; i < (count + 1) / 2; ++i) nodes[i] = 2 * i + 1 < count ? nodes[2 * i] + nodes[2 * i + 1] : nodes[2 * i];
+  return nodes.front();
+}
 
 /// min(1, clip / norm); 1 when clip == 0 (off).
 double clip_factor(double norm, double clip_norm);

@@ -55,7 +55,4 @@ class GradientTree {
   std::vector<Buffers> spare_;
 };
 
-/// The same tree over losses of shards; nothing is read from a device. 0 for none.
-LossSum tree_sum(std::vector<LossSum>);
-
 }  // namespace longlora
