@@ -2,6 +2,7 @@
 // Bytes and FLOPs from shapes alone (docs/memory.md): what `plan` prints, how `memory.policy: auto` chooses, and what the model's arena is
 // carved by.
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <utility>
 #include <vector>
@@ -71,7 +72,8 @@ MemoryPlan make_memory_plan(const ModelConfig&, const TrainConfig&, const RunPla
 MemoryPlan make_memory_plan(const ModelConfig&, const TrainConfig&, const RunPlan&, int64_t element_bytes, int64_t budget_bytes);
 /// Largest sequence length (multiple of 256, 0 when none) whose cheapest plan in bytes fits; group recomputed from the ratio.
 int64_t largest_context(const ModelConfig&, const TrainConfig&, const RunPlan&, const PlanTarget&);
-/// min(available memory, control-group limit) - 8 GiB or half of it when smaller; what memory.host_budget defaults to.
-int64_t default_host_budget();
+/// min(available memory, room in the control groups) - 8 GiB or half of it when smaller; what memory.host_budget defaults to. File pages
+/// that the kernel gives back count as room. `root`: below it lie proc and sys.
+int64_t default_host_budget(const std::filesystem::path& root = "/");
 
 }  // namespace longlora
