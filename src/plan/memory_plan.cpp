@@ -21,8 +21,8 @@ using plan::Shapes;
 [[noreturn]] void refuse(const ModelConfig& model, const TrainConfig& config, const RunPlan& run, const PlanTarget& target,
                          const plan::Need& need) {
   const bool device_is_short = need.bytes > target.budget_bytes;
-  const std::string what = device_is_short ? "needs " + gib_text(need.bytes) + " of memory, " + gib_text(target.budget_bytes) + " may be used"
-                                           : "needs " + gib_text(need.host_bytes) + " of host memory for offloaded inputs, " +
+  const std::string what = device_is_short ? "needs " + gib_text(need.bytes) + ", " + gib_text(target.budget_bytes) + " may be used"
+                                           : "needs " + gib_text(need.host_bytes) + " of the host for offload, " +
                                                  gib_text(target.host_budget_bytes) + " may be used";
   fail(ErrorKind::memory, what, device_is_short ? plan::budget_key(target) : "memory.host_budget",
        plan::remedies(model, config, run, target));

@@ -42,10 +42,14 @@ TrainConfig resolved(const ModelConfig&, TrainConfig, const RunPlan&, const Plan
 /// Of the resolved configuration.
 Need need_of(const ModelConfig&, const TrainConfig&, const RunPlan&, const PlanTarget&);
 
-/// "set A (needs 1.0 GiB), B (needs 2.0 GiB) or C": the three cheapest changes that make it fit.
+/// "set A (1.0 GiB), B >= 2.0 GiB or C: 4096": the three cheapest changes that make it fit, with what they then need where the change has
+/// no number of its own. Short: the line that a user sees has 240 bytes.
 std::string remedies(const ModelConfig&, const TrainConfig&, const RunPlan&, const PlanTarget&);
 
 /// The same run with rows of another length.
+/// `largest_context`, no longer than `most_tokens`.
+int64_t longest_that_fits(const ModelConfig&, const TrainConfig&, const RunPlan&, const PlanTarget&, int64_t most_tokens);
+
 RunPlan with_length(const TrainConfig&, RunPlan, int64_t sequence_length);
 
 std::string gib_text(int64_t bytes);
