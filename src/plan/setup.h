@@ -29,7 +29,8 @@ struct Setup {
   std::vector<PassShape> evaluations;
   Freedom freedom;
 
-  Search search(const PassShape&) const;
+  Search search(const PassShape&, const LayerCosts& = {}) const;
+  LayerCosts costs(const PassShape&, const Rates&) const;
   ActivationPeak evaluation_peak() const;  // the largest
   /// For activations and for offloaded inputs. On a CPU both share one budget.
   Limits limits() const;
@@ -46,10 +47,10 @@ Need need_of(const ModelConfig&, const TrainConfig&, const RunPlan&, const PlanT
 /// no number of its own. Short: the line that a user sees has 240 bytes.
 std::string remedies(const ModelConfig&, const TrainConfig&, const RunPlan&, const PlanTarget&);
 
-/// The same run with rows of another length.
 /// `largest_context`, no longer than `most_tokens`.
 int64_t longest_that_fits(const ModelConfig&, const TrainConfig&, const RunPlan&, const PlanTarget&, int64_t most_tokens);
 
+/// The same run with rows of another length.
 RunPlan with_length(const TrainConfig&, RunPlan, int64_t sequence_length);
 
 std::string gib_text(int64_t bytes);
