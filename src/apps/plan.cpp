@@ -52,8 +52,9 @@ Target described_gpu(const PlanFlags& flags, const TrainConfig& config) {
 /// beside a device it is what may be offloaded to.
 Target target_of(const PlanFlags& flags, const TrainConfig& config) {
   if (flags.device_memory_gib > 0) return described_gpu(flags, config);
-  const bool names_gpu = config.device == DeviceKind::cuda || (config.device == DeviceKind::automatic && config.memory.device_budget);
-  const bool for_cpu = flags.host_memory_gib > 0 && !names_gpu;
+  const bool has_budget = config.memory.device_budget && config.device != DeviceKind::cpu;
+  const bool for_cpu = flags.host_memory_gib > 0 && !has_budget;
+  const bool names_gpu = has_budget || (config.device == DeviceKind::cuda && !for_cpu);
   const ComputeDevice here = for_cpu ? ComputeDevice{} : choose_device(DeviceKind::automatic);
   if (names_gpu && !here.is_gpu()) {
     if (config.memory.device_budget) return described_gpu(flags, config);

@@ -97,6 +97,9 @@ def check_plan_targets(question, assumed):
     assert "for        GPU, bf16, 4.0 GiB (--device-memory), host memory 0.0 GiB (--host-memory)\n" in run(*card)
     budget = run(*question, "--set", "device=auto", "--set", "memory.device_budget=3GiB")
     assert "for        GPU, bf16, 3.0 GiB (memory.device_budget)" in budget, budget
+    beside = run(*question, "--set", "memory.device_budget=3GiB", "--host-memory", "8")
+    assert "for        GPU, bf16, 3.0 GiB (memory.device_budget), host memory 8.0 GiB (--host-memory)" in beside, beside
+    assert re.search(r"^for        CPU, \w+, 8.0 GiB \(--host-memory\)$", run(*question, "--set", "device=cuda", "--host-memory", "8"), re.M)
     huge = [*card, "--set", "data.sequence_length=134217728", "--max-context"]
     none = [*question, "--device-memory", "0.5", "--max-context"]
     assert re.fullmatch(r"largest context: \d+ tokens\n", run(*huge, code=71))
