@@ -31,8 +31,9 @@ WORKED = {"7B": {8192: (18.7, None, 12930), 16384: (21.2, None, None), 32768: (2
                  102400: (47.5, 43.2, 8450), 131072: (56.3, 50.8, None), 262144: (96.4, 85.3, 5330), 524288: (176.6, 154.5, 3320)},
           "13B": {8192: (32.3, None, 6700), 32768: (43.5, 41.8, 6020), 65536: (58.5, 55.1, None), 102400: (75.5, 70.1, 4690),
                   131072: (88.6, 81.7, None), 262144: (148.7, 134.9, None), 524288: (268.9, 241.3, None)}}
-# Longest rows on 76 GiB: without host memory whole and streamed, streamed with 120 GiB of it; thousands of tokens.
-LONGEST = {"7B": (195, 226, 676), "13B": (103, 117, 410)}
+# Longest rows on 76 GiB: without host memory whole, streamed, and with attention saved in every layer (None: not derived); with 120 GiB of
+# it; thousands of tokens.
+LONGEST = {"7B": (195, 226, 116, 676), "13B": (103, 117, None, 410)}
 SIZES = {"7B": (6.476e9, 8.39e6, 139.7e6), "13B": (12.688e9, 13.11e6, 177.4e6), "70B": (68.451e9, 32.77e6, 296.2e6)}
 
 
@@ -129,12 +130,15 @@ def anchors(planner: Planner) -> str:
             rate = 0.5 * 989.4e12 / saved[tokens]["flops"]["hardware"]
             cells = [text for of, hand in ((whole, by_hand), (streamed, by_hand_streamed)) for text in peak_cells(of.get(tokens), hand)]
             page += line(model, length(tokens), *cells, f"{rate:.0f}", half or "")
-    page += "\nLongest rows on 76 GiB, thousands of tokens; by hand: whole and streamed without host memory, streamed with 120 GiB of it.\n\n"
-    page += head("model", "without host memory", "by hand", f"with {HOST} GiB", "by hand")
-    for model, (whole, streamed, with_host) in LONGEST.items():
-        row = planner.table(model, 76)[0]
-        longest = [f"{(row[key] or 0) / 1e3:.1f}" for key in ("max_context_without_host", "max_context")]
-        page += line(model, longest[0], f"{whole} whole, {streamed} streamed", longest[1], with_host)
+    page += ("\nLongest rows on 76 GiB, thousands of tokens: without host memory in whole layers, streamed, and with attention saved in every layer; "
+             f"then with {HOST} GiB of host memory. There by hand offload goes block by block and fills that memory, while this engine offloads whole "
+             "layers and leaves less than one layer's input of it unused.\n\n")
+    page += head("model", "whole", "by hand", "streamed", "by hand", "save_attention", "by hand", f"with {HOST} GiB", "by hand")
+    for model, by_hand in LONGEST.items():
+        as_it_is = planner.table(model, 76)[0]
+        rows = [planner.table(model, 76, "memory.halo_streaming=off")[0], as_it_is, planner.table(model, 76, "memory.policy=save_attention")[0]]
+        longest = [row["max_context_without_host"] for row in rows] + [as_it_is["max_context"]]
+        page += line(model, *(text for got, hand in zip(longest, by_hand) for text in (f"{got / 1e3:.1f}", hand or "")))
     return page
 
 

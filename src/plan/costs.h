@@ -1,6 +1,5 @@
 #pragma once
-// What choices cost, for the search: the predicted seconds of a layer, by assumed rates of the kind of device, so that the same
-// configuration has the same plan on every machine.
+// What choices cost, for the search: the predicted seconds of a layer.
 #include "longlora/plan/rates.h"
 #include "plan/search.h"
 

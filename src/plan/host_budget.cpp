@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <fstream>
 #include <limits>
 #include <sstream>
@@ -8,42 +9,81 @@
 namespace longlora {
 namespace {
 
+using std::filesystem::path;
+
 constexpr int64_t kUnlimited = std::numeric_limits<int64_t>::max();
 
 /// A number in a one-line file of the kernel; unlimited when absent or "max".
-int64_t number_in(const char* path) {
-  std::ifstream file(path);
+int64_t number_in(const path& name) {
+  std::ifstream file(name);
   int64_t value = 0;
   return file >> value ? value : kUnlimited;
 }
 
-int64_t available_memory() {
-  std::ifstream file("/proc/meminfo");
+/// The number of a line "key N" or "key: N kB"; -1 when there is none.
+int64_t number_of(const path& name, std::string_view key) {
+  std::ifstream file(name);
   for (std::string line; std::getline(file, line);) {
     std::istringstream words(line);
-    std::string key;
-    int64_t kib = 0;
-    if (words >> key >> kib && key == "MemAvailable:") return kib * 1024;
+    std::string word;
+    int64_t value = 0;
+    if (words >> word >> value && word == key) return value;
   }
-  return int64_t{4} << 30;  // no procfs: a cautious guess
+  return -1;
 }
 
-int64_t control_group_room() {
-  const std::pair<const char*, const char*> files[] = {
-      {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"},
-      {"/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"}};
-  for (const auto& [limit_file, usage_file] : files) {
-    const int64_t limit = number_in(limit_file), usage = number_in(usage_file);
-    if (limit != kUnlimited && usage != kUnlimited && limit > usage) return limit - usage;
+int64_t available_memory(const path& root) {
+  const int64_t kib = number_of(root / "proc/meminfo", "MemAvailable:");
+  return kib >= 0 ? kib * 1024 : int64_t{4} << 30;  // no procfs: a cautious guess
+}
+
+/// How the two versions of control groups name the same things.
+struct Version {
+  const char *mount, *controllers, *limit, *usage, *file_pages;
+};
+constexpr Version kVersions[] = {{"sys/fs/cgroup", "", "memory.max", "memory.current", ""},
+                                 {"sys/fs/cgroup/memory", "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"}};
+
+/// This process's group: of the line "0::/path", or "4:memory:/path"; empty when there is none.
+std::string group_of(const path& root, std::string_view controllers) {
+  std::ifstream file(root / "proc/self/cgroup");
+  for (std::string line; std::getline(file, line);) {
+    const size_t first = line.find(':'), second = line.find(':', first + 1);
+    if (second == line.npos) continue;
+    if (("," + line.substr(first + 1, second - first - 1) + ",").find("," + std::string(controllers) + ",") != line.npos)
+      return path(line.substr(second + 1)).relative_path().string();
   }
-  return kUnlimited;
+  return "";
+}
+
+/// The kernel gives file pages back before it refuses memory.
+int64_t room_in(const path& group, const Version& v) {
+  const int64_t limit = number_in(group / v.limit), usage = number_in(group / v.usage);
+  if (limit == kUnlimited || usage == kUnlimited) return kUnlimited;
+  const auto pages = [&](const char* kind) {
+    return std::max<int64_t>(0, number_of(group / "memory.stat", v.file_pages + std::string(kind)));
+  };
+  const int64_t used = std::max<int64_t>(0, usage - pages("inactive_file") - pages("active_file"));
+  return std::max<int64_t>(0, limit - used);
+}
+
+/// Every group above limits this one too. What a container does not see of its own path is left out.
+int64_t control_group_room(const path& root) {
+  int64_t room = kUnlimited;
+  for (const Version& v : kVersions) {
+    path group = group_of(root, v.controllers);
+    for (room = std::min(room, room_in(root / v.mount / group, v)); !group.empty();
+         room = std::min(room, room_in(root / v.mount / group, v)))
+      group = group.parent_path();
+  }
+  return room;
 }
 
 }  // namespace
 
-int64_t default_host_budget() {
+int64_t default_host_budget(const path& root) {
   constexpr int64_t kReserve = int64_t{8} << 30;
-  const int64_t available = std::min(available_memory(), control_group_room());
+  const int64_t available = std::min(available_memory(root), control_group_room(root));
   return available > 2 * kReserve ? available - kReserve : available / 2;
 }
 

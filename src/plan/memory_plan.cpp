@@ -21,8 +21,8 @@ using plan::Shapes;
 [[noreturn]] void refuse(const ModelConfig& model, const TrainConfig& config, const RunPlan& run, const PlanTarget& target,
                          const plan::Need& need) {
   const bool device_is_short = need.bytes > target.budget_bytes;
-  const std::string what = device_is_short ? "needs " + gib_text(need.bytes) + " of memory, " + gib_text(target.budget_bytes) + " may be used"
-                                           : "needs " + gib_text(need.host_bytes) + " of host memory for offloaded inputs, " +
+  const std::string what = device_is_short ? "needs " + gib_text(need.bytes) + ", " + gib_text(target.budget_bytes) + " may be used"
+                                           : "needs " + gib_text(need.host_bytes) + " of the host for offload, " +
                                                  gib_text(target.host_budget_bytes) + " may be used";
   fail(ErrorKind::memory, what, device_is_short ? plan::budget_key(target) : "memory.host_budget",
        plan::remedies(model, config, run, target));
@@ -78,16 +78,16 @@ std::string next_text(const Search& search, const Found& found, int64_t other_by
          gib_text(other_bytes + next->peak.total()) + ")";
 }
 
-void choose_policies(MemoryPlan& result, const Setup& setup) {
+void choose_policies(MemoryPlan& result, const Setup& setup, const Rates& rates) {
   const Limits limits = setup.limits();
-  const Search search = setup.search(setup.training);
+  const Search search = setup.search(setup.training, setup.costs(setup.training, rates));
   const std::optional<Found> found = search.cheapest(limits);
   LONGLORA_INVARIANT(found);  // Setup::need fits
   result.layer_policy = found->policies;
   result.offload_host_bytes = offloaded_bytes(setup.training.layer, found->policies);
   look(result, found->peak, MemoryPlan::Pass::training);
   if (setup.full) {
-    const std::optional<Found> full = setup.search(*setup.full).cheapest(limits);
+    const std::optional<Found> full = setup.search(*setup.full, setup.costs(*setup.full, rates)).cheapest(limits);
     LONGLORA_INVARIANT(full);
     result.full_layer_policy = full->policies;
     result.offload_host_bytes = std::max(result.offload_host_bytes, offloaded_bytes(setup.full->layer, full->policies));
@@ -121,11 +121,18 @@ std::string MemoryPlan::policy_summary() const {
   return text + "; with full attention " + plan::summary_of(full_layer_policy);
 }
 
-MemoryPlan make_memory_plan(const ModelConfig& model, const TrainConfig& wanted, const RunPlan& run, const PlanTarget& target) {
+Rates default_rates(const PlanTarget& target) {
+  return default_rates(target.device == PlanTarget::Device::gpu ? DeviceKind::cuda : DeviceKind::cpu,
+                       target.element_bytes == 2 ? ComputeType::bf16 : ComputeType::fp32);
+}
+
+MemoryPlan make_memory_plan(const ModelConfig& model, const TrainConfig& wanted, const RunPlan& run, const PlanTarget& target,
+                            const Rates& rates) {
   const Setup setup(model, plan::resolved(model, wanted, run, target), run, target);
   if (const plan::Need need = setup.need(); !need.within(target)) refuse(model, wanted, run, target, need);
   const Shapes& s = setup.shapes;
   MemoryPlan result{.stream_block = setup.training.layer.block,
+                    .search_rates = rates.source,
                     .row_tile = setup.training.layer.row_tile,
                     .loss_chunk = setup.training.loss.chunk_rows,
                     .budget_bytes = target.budget_bytes,
@@ -133,7 +140,7 @@ MemoryPlan make_memory_plan(const ModelConfig& model, const TrainConfig& wanted,
                     .weight_ranks = s.weight_ranks,
                     .state_ranks = s.state_ranks};
   result.stream_keeps_bits = result.stream_block == 0 || plan::block_is_whole_tiles(result.stream_block, model.head_dim, target);
-  choose_policies(result, setup);
+  choose_policies(result, setup, rates);
   fill_bytes(result, s);
   const std::vector<LayerPolicy>& full = result.full_layer_policy.empty() ? result.layer_policy : result.full_layer_policy;
   result.flops = flops_per_token(setup.training_step, result.layer_policy);
@@ -142,6 +149,10 @@ MemoryPlan make_memory_plan(const ModelConfig& model, const TrainConfig& wanted,
   result.layer_forward_flops =
       2.0 * static_cast<double>(s.counts.projections / s.layers) * static_cast<double>(setup.training.layer.num_tokens());
   return result;
+}
+
+MemoryPlan make_memory_plan(const ModelConfig& model, const TrainConfig& config, const RunPlan& run, const PlanTarget& target) {
+  return make_memory_plan(model, config, run, target, default_rates(target));
 }
 
 MemoryPlan make_memory_plan(const ModelConfig& model, const TrainConfig& config, const RunPlan& run, int64_t element_bytes,

@@ -12,7 +12,9 @@ namespace {
 constexpr size_t kMostRemedies = 3;
 
 /// Rounded up, so that what is advised is enough.
-std::string at_least_gib(int64_t bytes) { return fmt::format("{:.1f} GiB", std::ceil(static_cast<double>(bytes) / (1 << 30) * 10) / 10); }
+std::string at_least_gib(int64_t bytes) {
+  return fmt::format(" >= {:.1f} GiB", std::ceil(static_cast<double>(bytes) / (1 << 30) * 10) / 10);
+}
 
 class Candidates {
  public:
@@ -29,7 +31,7 @@ class Candidates {
     if (fixed) fits |= with_config("memory.policy: auto", [&](TrainConfig& c) { policy(c.memory); });
     if (whole) fits |= with_config("memory.halo_streaming: auto", [&](TrainConfig& c) { streaming(c.memory); });
     if (fixed && whole && !fits)
-      with_config("memory.policy: auto and memory.halo_streaming: auto", [&](TrainConfig& c) { policy(c.memory), streaming(c.memory); });
+      with_config("memory.policy and memory.halo_streaming: auto", [&](TrainConfig& c) { policy(c.memory), streaming(c.memory); });
     more_host_memory();
     const bool several = run_.ranks * config_.dist.sequence_parallel > 1;
     if (several && config_.tuning.mode != TuningMode::full && config_.dist.shard_weights == ShardWeights::none)
@@ -48,9 +50,8 @@ class Candidates {
       single.micro_batch = 1;
       add("train.micro_batch: 1", config_, single, target_);
     }
-    const int64_t longest = largest_context(model_, config_, run_, target_);
-    if (longest > 0 && longest < run_.sequence_length)
-      add(fmt::format("data.sequence_length <= {}", longest), config_, with_length(config_, run_, longest), target_);
+    const int64_t longest = longest_that_fits(model_, config_, run_, target_, run_.sequence_length - 1);
+    if (longest > 0) add_number(fmt::format("data.sequence_length: {}", longest), config_, with_length(config_, run_, longest), target_);
     if (config_.attention.full_steps > 0) with_config("attention.full_steps: 0", [](TrainConfig& c) { c.attention.full_steps = 0; });
     if (can_freeze_embeddings()) with_config("tuning.train_embeddings: false", [](TrainConfig& c) { c.tuning.train_embeddings = false; });
   }
@@ -59,9 +60,9 @@ class Candidates {
   void more_memory() {
     const Need need = need_of(model_, config_, run_, target_);
     std::string text;
-    if (need.bytes > target_.budget_bytes) text = budget_key(target_) + " >= " + at_least_gib(need.bytes);
+    if (need.bytes > target_.budget_bytes) text = budget_key(target_) + at_least_gib(need.bytes);
     if (need.host_bytes > target_.host_budget_bytes)
-      text += (text.empty() ? "" : " and ") + ("memory.host_budget >= " + at_least_gib(need.host_bytes));
+      text += (text.empty() ? "" : " and ") + ("memory.host_budget" + at_least_gib(need.host_bytes));
     texts_.push_back(text);
   }
 
@@ -74,10 +75,15 @@ class Candidates {
 
  private:
   bool add(const std::string& change, const TrainConfig& config, const RunPlan& run, const PlanTarget& target) {
+    return add_number(change, config, run, target, true);
+  }
+  /// A change that says a number already.
+  bool add_number(std::string change, const TrainConfig& config, const RunPlan& run, const PlanTarget& target, bool with_need = false) {
     if (texts_.size() >= kMostRemedies) return false;
     const Need need = need_of(model_, config, run, target);
     if (!need.within(target)) return false;
-    texts_.push_back(fmt::format("{} (needs {})", change, gib_text(need.bytes)));
+    if (with_need) change += " (" + gib_text(need.bytes) + ")";
+    texts_.push_back(std::move(change));
     return true;
   }
 
@@ -116,7 +122,7 @@ class Candidates {
       else
         low = middle + 1;
     }
-    add("memory.host_budget >= " + at_least_gib(high * input), config_, run_, with(high));
+    add_number("memory.host_budget" + at_least_gib(high * input), config_, run_, with(high));
   }
 
   const ModelConfig& model_;

@@ -66,7 +66,7 @@ Search::Tried Search::attempt(const Mix& mix, int64_t arena_bytes, std::vector<L
       return {.result = more_helps ? Result::offload_more : Result::offload_fewer};
     }
     tried.bytes = std::max(tried.bytes, bytes);
-    tried.cost += costs_.keep[keep] + (streamed ? costs_.streamed : 0) + (offloaded ? costs_.offloaded : 0);
+    tried.cost += costs_.at({static_cast<KeepPolicy>(keep), streamed, offloaded});
     tried.num_streamed += streamed ? 1 : 0;
     if (policies != nullptr) policies->emplace_back(static_cast<KeepPolicy>(keep), streamed, offloaded);
   }
@@ -85,14 +85,24 @@ int64_t Search::most_offloaded(int64_t host_bytes) const {
   return std::min(layers_, host_bytes / std::max<int64_t>(1, bytes_[0].x));
 }
 
-/// Whatever is streamed.
+/// Whatever of the layers that are not offloaded is streamed.
 double Search::least_cost(const Mix& mix) const {
-  const auto of = [&](KeepPolicy keep, int64_t count) { return static_cast<double>(count) * costs_.keep[index(keep)]; };
-  const double keeping = freedom_.keep ? of(*freedom_.keep, layers_)
-                                       : of(KeepPolicy::save_all, mix.all) + of(KeepPolicy::save_attention, mix.attention) +
-                                             of(KeepPolicy::checkpoint, layers_ - mix.all - mix.attention);
-  const double offloading = static_cast<double>(mix.offloaded) * (costs_.offloaded + (mix.offloaded_streamed ? costs_.streamed : 0));
-  return (keeping + offloading) * (1 - 1e-9);  // sums in another order round otherwise
+  double cost = 0;
+  const auto add = [&](KeepPolicy keep, int64_t begin, int64_t end) {
+    const int64_t offloaded = std::clamp(mix.offloaded - begin, int64_t{0}, end - begin);
+    const double here = std::min(costs_.at({keep, false, false}), costs_.at({keep, true, false}));
+    cost += static_cast<double>(offloaded) * costs_.at({keep, mix.offloaded_streamed, true});
+    cost += static_cast<double>(end - begin - offloaded) * here;
+  };
+  const int64_t all = layers_ - mix.all, attention = all - mix.attention;
+  if (freedom_.keep) {
+    add(*freedom_.keep, 0, layers_);
+  } else {
+    add(KeepPolicy::checkpoint, 0, attention);
+    add(KeepPolicy::save_attention, attention, all);
+    add(KeepPolicy::save_all, all, layers_);
+  }
+  return cost * (1 - 1e-9);  // sums in another order round otherwise
 }
 
 void Search::consider(const Mix& mix, const Tried& tried, Best& best) const {

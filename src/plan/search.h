@@ -14,10 +14,12 @@
 
 namespace longlora::plan {
 
-/// Time of one layer's choices over that of a layer which keeps everything, whole, on the device; in any unit.
+/// Time of one layer's choices over that of a layer which keeps everything, whole, on the device; in any unit. A table, not a sum: how much
+/// of an offload is exposed depends on what the layer computes meanwhile.
 struct LayerCosts {
-  std::array<double, 3> keep{};  // by KeepPolicy
-  double streamed = 0, offloaded = 0;
+  std::array<std::array<std::array<double, 2>, 2>, 3> table{};  // [KeepPolicy][streamed][offloaded]
+  double& at(const LayerPolicy& p) { return table[static_cast<size_t>(p.keep)][p.streamed ? 1 : 0][p.offloaded ? 1 : 0]; }
+  double at(const LayerPolicy& p) const { return table[static_cast<size_t>(p.keep)][p.streamed ? 1 : 0][p.offloaded ? 1 : 0]; }
 };
 
 enum class Streaming { never, where_needed, always };

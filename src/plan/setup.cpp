@@ -53,12 +53,14 @@ Setup::Setup(const ModelConfig& model, const TrainConfig& config, const RunPlan&
   if (config.attention.full_steps > 0 && config.attention.kind != AttentionKind::full) full = full_attention_pass(model, config, run, t);
 }
 
-Search Setup::search(const PassShape& pass) const {
+Search Setup::search(const PassShape& pass, const LayerCosts& costs) const {
   Freedom f = freedom;
   if (pass.layer.block == 0) f.streaming = Streaming::never;
-  const StepShape& step = full && pass.kind == AttentionKind::full ? full_step : training_step;
-  const Rates rates = default_rates(target.device == PlanTarget::Device::gpu ? DeviceKind::cuda : DeviceKind::cpu);
-  return Search(pass.layer, pass.loss, shapes.layers, layer_costs(step, rates), f);
+  return Search(pass.layer, pass.loss, shapes.layers, costs, f);
+}
+
+LayerCosts Setup::costs(const PassShape& pass, const Rates& rates) const {
+  return layer_costs(full && pass.kind == AttentionKind::full ? full_step : training_step, rates);
 }
 
 ActivationPeak Setup::evaluation_peak() const {

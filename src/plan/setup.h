@@ -29,7 +29,8 @@ struct Setup {
   std::vector<PassShape> evaluations;
   Freedom freedom;
 
-  Search search(const PassShape&) const;
+  Search search(const PassShape&, const LayerCosts& = {}) const;
+  LayerCosts costs(const PassShape&, const Rates&) const;
   ActivationPeak evaluation_peak() const;  // the largest
   /// For activations and for offloaded inputs. On a CPU both share one budget.
   Limits limits() const;
@@ -42,8 +43,12 @@ TrainConfig resolved(const ModelConfig&, TrainConfig, const RunPlan&, const Plan
 /// Of the resolved configuration.
 Need need_of(const ModelConfig&, const TrainConfig&, const RunPlan&, const PlanTarget&);
 
-/// "set A (needs 1.0 GiB), B (needs 2.0 GiB) or C": the three cheapest changes that make it fit.
+/// "set A (1.0 GiB), B >= 2.0 GiB or C: 4096": the three cheapest changes that make it fit, with what they then need where the change has
+/// no number of its own. Short: the line that a user sees has 240 bytes.
 std::string remedies(const ModelConfig&, const TrainConfig&, const RunPlan&, const PlanTarget&);
+
+/// `largest_context`, no longer than `most_tokens`.
+int64_t longest_that_fits(const ModelConfig&, const TrainConfig&, const RunPlan&, const PlanTarget&, int64_t most_tokens);
 
 /// The same run with rows of another length.
 RunPlan with_length(const TrainConfig&, RunPlan, int64_t sequence_length);

@@ -10,7 +10,7 @@
 namespace longlora::plan {
 namespace {
 
-constexpr int64_t kGpuRuntime = int64_t{1} << 30;  // context, libraries, buffers of transports: assumed until measured
+constexpr int64_t kGpuRuntime = int64_t{1} << 30;  // cuBLAS, NCCL, buffers of transports: assumed
 
 int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 bool is_power_of_two(int64_t n) { return std::has_single_bit(static_cast<uint64_t>(n)); }
@@ -89,6 +89,7 @@ Shapes::Shapes(const ModelConfig& model, const TrainConfig& config, const RunPla
       weight_ranks(weight_ranks_of(config, run)),
       data_ranks(run.ranks),
       state_ranks(config.dist.shard_state == AutoBool::off ? 1 : run.ranks),
+      sequence_ranks(config.dist.sequence_parallel),
       counts(count_parameters(model, config.tuning)),
       parts(model, target.element_bytes, weight_ranks) {}
 
@@ -109,11 +110,15 @@ int64_t Shapes::state_bytes() const {
 }
 
 int64_t Shapes::tree_bytes() const { return 4 * counts.trainable * gradient_sets; }
+
+/// Ranks of a sequence add before data ranks do, and give their buffers back.
 int64_t Shapes::exchange_bytes() const {
   const int64_t share = round_up((counts.trainable + data_ranks - 1) / data_ranks, kernels::kNormBlock);
   const bool weights = state_ranks > 1;  // otherwise every rank updates all weights, and gradients are gathered
-  return longlora::exchange_bytes(counts.trainable, share, data_ranks, weights ? element_bytes : 4);
+  return std::max(sequence_exchange_bytes(counts.trainable, sequence_ranks),
+                  longlora::exchange_bytes(counts.trainable, share, data_ranks, weights ? element_bytes : 4));
 }
+
 int64_t Shapes::runtime_bytes() const { return gpu ? kGpuRuntime : 0; }
 int64_t Shapes::table_bytes() const { return positions * 4 * head_dim + tokens * 16; }  // cos and sin; ids, labels, positions
 

@@ -27,7 +27,8 @@ struct Shapes {
   int64_t positions;  // of the RoPE table
   int64_t gradient_sets;
   bool gpu;
-  int64_t weight_ranks, data_ranks, state_ranks;  // each rank holds one of so many parts; dist.shard_weights resolved: auto counts as none
+  int64_t weight_ranks, data_ranks, state_ranks,
+      sequence_ranks;  // each rank holds one of so many parts; dist.shard_weights resolved: auto counts as none
   ParameterCounts counts;
   WeightParts parts;
 

@@ -223,6 +223,7 @@ StepTime predict_step_time(const StepShape& s, std::span<const LayerPolicy> poli
   const double of_one = t.tokens_per_second / real(s.ranks);
   t.mfu = t.flops.model * of_one / r.peak;
   t.hfu = t.flops.hardware * of_one / r.peak;
+  t.peak = peak_text(r);
   return t;
 }
 
@@ -234,8 +235,8 @@ std::string step_time_text(const StepTime& t) {
                                  seconds(t.products), seconds(t.attention), seconds(t.elementwise), seconds(t.copies));
   if (t.exchange > 0) text += " + exchange " + seconds(t.exchange);
   if (t.optimizer > 0) text += " + optimizer " + seconds(t.optimizer);
-  return text + fmt::format("   {:.{}f} tok/s   MFU {:.0f} %   HFU {:.0f} %", t.tokens_per_second, t.tokens_per_second < 100 ? 1 : 0,
-                            100 * t.mfu, 100 * t.hfu);
+  return text + fmt::format("   {:.{}f} tok/s   MFU {:.0f} %   HFU {:.0f} % of {}", t.tokens_per_second, t.tokens_per_second < 100 ? 1 : 0,
+                            100 * t.mfu, 100 * t.hfu, t.peak);
 }
 
 }  // namespace longlora

@@ -131,7 +131,8 @@ MeasuredRates measure_rates(const ComputeDevice& device, ComputeType compute) {
                     .attention = bench.attention(),
                     .elementwise = bench.elementwise(),
                     .link = bench.link(),
-                    .peak = device.is_gpu() ? printed_peak(measured.device) : 0};
+                    .peak = device.is_gpu() && compute == ComputeType::bf16 ? printed_peak(measured.device) : 0,
+                    .device = device.is_gpu() ? DeviceKind::cuda : DeviceKind::cpu};
   if (measured.rates.peak == 0)  // on a busy machine either of them may have been disturbed
     measured.rates.peak = std::max(measured.rates.products, measure_product_rate(compute, device.where));
   measured.rates.source = "measured now";
@@ -141,10 +142,11 @@ MeasuredRates measure_rates(const ComputeDevice& device, ComputeType compute) {
 std::string rates_json(const MeasuredRates& m) {
   const Rates& r = m.rates;
   return fmt::format(
-      "{{\n  \"longlora_rates\": 1,\n  \"device\": {},\n  \"dtype\": {},\n  \"threads\": {},\n  \"date\": {},\n  \"products\": {:.4g},\n  "
+      "{{\n  \"longlora_rates\": 1,\n  \"kind\": \"{}\",\n  \"device\": {},\n  \"dtype\": {},\n  \"threads\": {},\n  \"date\": {},\n  "
+      "\"products\": {:.4g},\n  "
       "\"attention\": {:.4g},\n  \"elementwise\": {:.4g},\n  \"link\": {:.4g},\n  \"peers\": {},\n  \"peak\": {:.4g}\n}}\n",
-      json_quote(m.device), json_quote(name_of(m.compute)), m.threads, json_quote(m.date), r.products, r.attention, r.elementwise, r.link,
-      r.peers > 0 ? fmt::format("{:.4g}", r.peers) : "null", r.peak);
+      r.device == DeviceKind::cuda ? "cuda" : "cpu", json_quote(m.device), json_quote(name_of(m.compute)), m.threads, json_quote(m.date),
+      r.products, r.attention, r.elementwise, r.link, r.peers > 0 ? fmt::format("{:.4g}", r.peers) : "null", r.peak);
 }
 
 }  // namespace longlora

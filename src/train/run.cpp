@@ -182,9 +182,10 @@ class Run {
       folder_.say("gradients  of the first step in " + request_.dump_gradients.string());
       return 0;
     }
-    const SpeedScale scale{run_.memory.flops, run_.memory.full_attention_flops, measure_product_rate(run_.compute, run_.device.where)};
-    folder_.say(fmt::format("peak       {:.0f} GFLOP/s in one large product, the base of MFU and HFU", scale.peak_flops_per_second / 1e9));
-    rates_ = rates_of_run(run_.device, scale.peak_flops_per_second);
+    const double product_rate = measure_product_rate(run_.compute, run_.device.where);
+    rates_ = rates_of_run(run_.device, run_.compute, product_rate);
+    const SpeedScale scale{run_.memory.flops, run_.memory.full_attention_flops, product_rate > 0 ? rates_.peak : 0};
+    folder_.say(fmt::format("peak       {}, the base of MFU and HFU", peak_text(rates_)));
     folder_.describe_plan(report_of(run_, rates_));
     const auto stop_requested = [this] { return stop_->requested(); };
 
@@ -263,7 +264,7 @@ int run(const TrainRequest& request, PlannedMemory& planned) {
   PreparedRun prepared = prepare_run(std::move(loaded), PrepareFor::training, launch.world_size / parts);
   if (request.dry_run) {
     print_banner(prepared, [](const std::string& line) { log_info("{}", line); });
-    const PlanReport plan = report_of(prepared, rates_of_run(prepared.device, 0));
+    const PlanReport plan = report_of(prepared, rates_of_run(prepared.device, prepared.compute, 0));
     log_info("predicted  {}", step_time_text(plan.time));
     log_info("rates      {}", plan.rates.source);
     return 0;

@@ -51,7 +51,8 @@ def check_machine_forms():
 
 PLAN_FIELDS = {"policy", "layer_policy", "sequence_length", "group", "parameters", "device_bytes", "host_bytes", "budget_bytes", "row_tile", "flops",
                "ranks", "weight_ranks", "state_ranks", "gather", "max_context", "policy_summary", "peak", "host_budget_bytes", "loss_chunk",
-               "arena_bytes", "offload_host_bytes", "stream_block", "next", "tokens_per_step", "step_seconds", "tokens_per_second", "mfu", "hfu", "rates"}
+               "arena_bytes", "offload_host_bytes", "stream_block", "next", "tokens_per_step", "step_seconds", "tokens_per_second", "mfu", "hfu", "rates",
+               "device", "dtype", "attention", "search_rates", "steps", "run_seconds"}
 
 
 def check_plan(rates):
@@ -73,6 +74,8 @@ def check_plan(rates):
         seconds = assumed["step_seconds"]
         parts = ("products", "attention", "elementwise", "exposed_copies", "exchange", "optimizer")
         assert abs(sum(seconds[part] for part in parts) / seconds["total"] - 1) < 1e-9, seconds
+        run(*question, "--rates", str(folder / "rates.json"), code=64)   # of a CPU, for a GPU
+        (folder / "rates.json").write_text(json.dumps(rates | {"peers": None, "kind": "cuda"}))
         measured = json.loads(run(*question, "--json", "--rates", str(folder / "rates.json")))
         assert measured["rates"]["products"] == rates["products"] and measured["step_seconds"]["total"] > seconds["total"]
         text = run(*question)
@@ -80,8 +83,34 @@ def check_plan(rates):
         rows = json.loads(run(*question, "--json", "--table", "512,1024,134217728"))
         assert [row["sequence_length"] for row in rows] == [512, 1024, 134217728]
         assert PLAN_FIELDS <= set(rows[0]) and rows[0]["step_seconds"] == seconds and "GiB" in rows[2]["refused"], rows[2]
-        (folder / "rates.json").write_text(json.dumps(rates | {"link": 0}))
+        (folder / "rates.json").write_text(json.dumps(rates | {"link": 0, "kind": "cuda"}))
         run(*question, "--rates", str(folder / "rates.json"), code=65)
+        check_plan_targets(question[:-4], assumed)
+
+
+def check_plan_targets(question, assumed):
+    """What is planned for is said, follows the configuration, and needs no GPU here; the longest context is said where nothing fits too."""
+    card = [*question, "--device-memory", "4"]
+    wide = json.loads(run(*card, "--json", "--set", "precision.compute=fp32"))
+    assert (assumed["device"], assumed["dtype"], wide["dtype"]) == ("cuda", "bf16", "fp32")
+    assert wide["device_bytes"]["weights"] == 2 * assumed["device_bytes"]["weights"] and "fp32" in wide["rates"]["source"]
+    assert "for        GPU, bf16, 4.0 GiB (--device-memory), host memory 0.0 GiB (--host-memory)\n" in run(*card)
+    budget = run(*question, "--set", "device=auto", "--set", "memory.device_budget=3GiB")
+    assert "for        GPU, bf16, 3.0 GiB (memory.device_budget)" in budget, budget
+    beside = run(*question, "--set", "memory.device_budget=3GiB", "--host-memory", "8")
+    assert "for        GPU, bf16, 3.0 GiB (memory.device_budget), host memory 8.0 GiB (--host-memory)" in beside, beside
+    assert re.search(r"^for        CPU, \w+, 8.0 GiB \(--host-memory\)$", run(*question, "--set", "device=cuda", "--host-memory", "8"), re.M)
+    huge = [*card, "--set", "data.sequence_length=134217728", "--max-context"]
+    none = [*question, "--device-memory", "0.5", "--max-context"]
+    assert re.fullmatch(r"largest context: \d+ tokens\n", run(*huge, code=71))
+    assert run(*none, code=71) == "largest context: none\n"
+    answer = json.loads(run(*huge, "--json", code=71))
+    assert answer["max_context"] > 512 and "GiB" in answer["refused"], answer
+    assert json.loads(run(*none, "--json", code=71))["max_context"] == 0
+    streamed = [*card, "--json", "--set", "memory.halo_streaming=on"]
+    rows = json.loads(run(*streamed, "--table", "8192,65536"))
+    assert "row tile" in rows[0]["refused"] and rows[1]["sequence_length"] == 65536 and "peak" in rows[1], rows
+    run(*streamed, "--table", "4096,8192", code=78)   # possible with no length
 
 
 def check_exit_code_table():

@@ -12,8 +12,8 @@ namespace {
 // Published worked examples (1,000 GiB device, everything under `checkpoint`), each figure rounded to 0.1 GiB: whole layers, then
 // streamed ones ("-" there: 0 here). Where this engine differs from their formulas:
 //   - no 64 augmentation columns on q, k, v and o of every layer (128 L (2h + 2kv) bytes): taken off the published figures;
-//   - the loss chunk (0.5 GiB) and the tile of a layer are counted in their own phases, not the larger of them in both, and dh needs no
-//     buffer of its own (4 h bytes a row of the tile less): up to 0.25 GiB less in every phase;
+//   - the published phases of a layer hold the loss chunk (4 bytes of 4096 rows of logits), which is larger than a tile; here they hold the
+//     tile of the layer, 6 (f + h) bytes a row: the one is exchanged for the other.
 struct Worked {
   const char* name;
   ModelConfig model;
@@ -28,8 +28,6 @@ double gib_of(const MemoryPlan& plan, std::initializer_list<const char*> names) 
   return static_cast<double>(sum) / kGib;
 }
 
-constexpr double kTwoPhases = 0.25;  // GiB, see above
-
 TEST_P(WorkedExamples, AgreeToATenthOfAGibibyte) {
   const Worked& w = GetParam();
   const double augmentation = 128.0 * static_cast<double>(w.model.num_layers * (2 * w.model.hidden_size + 2 * w.model.kv_width())) / kGib;
@@ -37,16 +35,14 @@ TEST_P(WorkedExamples, AgreeToATenthOfAGibibyte) {
     if (streamed && w.streamed == 0) continue;
     const TrainConfig config = with_memory(MemoryPolicy::checkpoint, streamed ? HaloStreaming::on : HaloStreaming::off);
     const MemoryPlan plan = make_memory_plan(w.model, config, one_row(w.tokens), gpu_gib(1000));
-    const double chunk = 0.5;  // what the published "fixed" holds of a phase
+    const double chunk = 4.0 * 4096 * 32000 / kGib;
+    const double tile = 6.0 * static_cast<double>(plan.row_tile * (w.model.intermediate_size + w.model.hidden_size)) / kGib;
     EXPECT_NEAR(gib_of(plan, {"weights", "optimizer_and_gradient", "runtime"}), w.fixed - augmentation - chunk, 0.1);
     EXPECT_NEAR(gib_of(plan, {"kept_activations"}), w.kept, 0.1);
-    const double workspace = gib_of(plan, {"hidden_state", "layer_workspace", "loss_chunk", "tables"}),
-                 want = streamed ? w.streamed : w.whole;
-    EXPECT_LE(workspace, want + chunk + 0.1);
-    EXPECT_GE(workspace, want + chunk - kTwoPhases - 0.1);
+    EXPECT_EQ(gib_of(plan, {"loss_chunk"}), 0);
+    EXPECT_NEAR(gib_of(plan, {"hidden_state", "layer_workspace", "tables"}), (streamed ? w.streamed : w.whole) + tile, 0.1);
     const double peak = streamed ? w.peak_streamed : w.peak_whole;
-    EXPECT_LE(static_cast<double>(plan.peak_bytes()) / kGib, peak - augmentation + 0.1);
-    EXPECT_GE(static_cast<double>(plan.peak_bytes()) / kGib, peak - augmentation - kTwoPhases - 0.1);
+    EXPECT_NEAR(static_cast<double>(plan.peak_bytes()) / kGib, peak - augmentation - chunk + tile, 0.1);
     EXPECT_EQ(plan.peak_name(), "backward of layer " + std::to_string(w.model.num_layers - 1));
   }
 }
@@ -233,13 +229,16 @@ TEST(LargestContext, FitsAndTheNextStepDoesNot) {
   TrainConfig whole = with_memory(MemoryPolicy::automatic, HaloStreaming::off);
   EXPECT_NEAR(static_cast<double>(largest_context(llama2_7b(), whole, one_row(8192), target)), 195e3, 2e3);
   EXPECT_NEAR(static_cast<double>(largest_context(llama2_13b(), {}, one_row(8192), target)), 117e3, 2e3);
+  EXPECT_NEAR(static_cast<double>(largest_context(llama2_13b(), whole, one_row(8192), target)), 103e3, 2e3);
+  const TrainConfig attention = with_memory(MemoryPolicy::save_attention);
+  EXPECT_NEAR(static_cast<double>(largest_context(llama2_7b(), attention, one_row(8192), target)), 116e3, 2e3);
+  // Published 676k and 410k: there offload goes block by block and fills the 120 GiB; here whole layers go, and less than one input stays
+  // unused.
+  const PlanTarget with_host = gpu_gib(76, 120);
+  EXPECT_NEAR(static_cast<double>(largest_context(llama2_7b(), {}, one_row(8192), with_host)), 658e3, 2e3);
+  EXPECT_NEAR(static_cast<double>(largest_context(llama2_13b(), {}, one_row(8192), with_host)), 406e3, 2e3);
   EXPECT_NO_THROW(make_memory_plan(llama2_7b(), {}, one_row(longest), target));
   EXPECT_THROW(make_memory_plan(llama2_7b(), {}, one_row(longest + 256), target), Error);
-}
-
-TEST(HostBudget, IsPositiveAndBelowThisMachinesMemory) {
-  EXPECT_GT(default_host_budget(), 0);
-  EXPECT_LT(default_host_budget(), int64_t{1} << 44);
 }
 
 }  // namespace

@@ -91,6 +91,21 @@ TEST(RanksPlan, SequenceRanksShareWeightsButNotState) {
   EXPECT_EQ(plan.state_ranks, 2);
 }
 
+TEST(RanksPlan, SequenceRanksAddGradientsInPieces) {
+  TrainConfig config;
+  const auto exchange = [&](int64_t ranks, const ModelConfig& model = llama2_7b()) {
+    config.dist.sequence_parallel = ranks;
+    return component(make_memory_plan(model, config, one_row(8192), gpu(10 * kCard)), "exchange");
+  };
+  EXPECT_EQ(exchange(1), 0);
+  EXPECT_EQ(exchange(4), int64_t{32} << 20);  // two pieces of 4 Mi values
+  config.tuning.train_norms = config.tuning.train_embeddings = false;
+  config.tuning.lora.targets = {LoraTarget::k_proj};
+  config.tuning.lora.rank = 1;
+  EXPECT_EQ(exchange(4, llama2(1, 512, 1376, 4, 2)), 8 * (512 + 256));
+  EXPECT_EQ(exchange(8, llama2(1, 510, 1376, 4, 2)), 8 * (510 + 256 + 2));  // a whole number of values a rank
+}
+
 TEST(RanksPlan, ARefusalNamesTheKeyThatShares) {
   const auto advice = [](const TrainConfig& config, int64_t ranks) {
     const auto error = thrown_by([&] { make_memory_plan(llama2_70b(), config, on_ranks(8192, ranks), gpu(kCard)); });

@@ -184,7 +184,8 @@ TEST(StepTime, FullTuningHasWeightGradients) {
 
 TEST(StepTime, TextNamesEveryPart) {
   const std::string text = step_time_text(time_of(shape_of(llama2_7b(), 102400), KeepPolicy::save_attention));
-  for (const char* part : {"products", "attention", "elementwise", "exposed copies 0", "optimizer", "tok/s", "MFU", "HFU"})
+  for (const char* part :
+       {"products", "attention", "elementwise", "exposed copies 0", "optimizer", "tok/s", "MFU", "HFU", "of 989 TFLOP/s, assumed"})
     EXPECT_THAT(text, HasSubstr(part));
 }
 
@@ -200,7 +201,7 @@ TEST(Rates, DefaultsSayThatTheyAreAssumed) {
 }
 
 constexpr const char* kMeasured =
-    R"({"longlora_rates": 1, "device": "A card", "dtype": "bf16", "date": "2026-01-02", "products": 6e14, "attention": 3e14,)"
+    R"({"longlora_rates": 1, "kind": "cuda", "device": "A card", "dtype": "bf16", "date": "2026-01-02", "products": 6e14, "attention": 3e14,)"
     R"( "elementwise": 2.0e12, "link": 4e10, "peers": null, "peak": 9.894e14})";
 
 TEST(Rates, AreReadFromWhatDoctorWrites) {
@@ -211,6 +212,8 @@ TEST(Rates, AreReadFromWhatDoctorWrites) {
   EXPECT_EQ(r.link, 4e10);
   EXPECT_EQ(r.peers, 0);
   EXPECT_EQ(r.peak, 9.894e14);
+  EXPECT_EQ(r.device, DeviceKind::cuda);
+  EXPECT_EQ(r.peak_kind, PeakKind::measured);  // nobody prints a peak for such a card
   EXPECT_EQ(r.source, "measured on A card, bf16, 2026-01-02 (rates.json)");
 }
 
@@ -222,6 +225,8 @@ TEST(Rates, AreReadFromABenchmarkOfAGpu) {
   EXPECT_DOUBLE_EQ(r.attention, 420e12);
   EXPECT_EQ(r.elementwise, 2900.5e9);
   EXPECT_EQ(r.peak, 989.4e12);
+  EXPECT_EQ(peak_text(r), "989 TFLOP/s, the card's");
+  EXPECT_EQ(r.device, DeviceKind::cuda);
   EXPECT_THAT(r.source, HasSubstr("attention and link assumed"));
 }
 
@@ -241,6 +246,8 @@ TEST(Rates, MalformedFilesAreRefusedWithAPlace) {
                       {R"({"gemm_tflops": {"before": 700}})", "copy_gbs"},
                       {R"({"gemm_tflops": {"before": null}, "copy_gbs": 1})", "before"},
                       {with(kMeasured, "\"longlora_rates\": 1", "\"longlora_rates\": 2"), "another version"},
+                      {with(kMeasured, "\"kind\": \"cuda\", ", ""), "rates.json: kind"},
+                      {with(kMeasured, "\"cuda\"", "\"tpu\""), "neither cuda nor cpu"},
                       {with(kMeasured, "6e14", "0"), "rates.json: products"},
                       {with(kMeasured, "6e14", "-6e14"), "rates.json: products"},
                       {with(kMeasured, "6e14", "1e999"), "rates.json"},
@@ -261,7 +268,26 @@ TEST(Rates, PeaksArePrintedOnesOrUnknown) {
   EXPECT_EQ(printed_peak("NVIDIA H100 80GB HBM3"), 989.4e12);
   EXPECT_EQ(printed_peak("NVIDIA H100 PCIe"), 756e12);
   EXPECT_EQ(printed_peak("NVIDIA A100-SXM4-40GB"), 312e12);
-  EXPECT_EQ(printed_peak("An unknown card"), 0);
+  EXPECT_EQ(printed_peak("NVIDIA GeForce RTX 4090"), 165.2e12);
+  for (const char* other : {"An unknown card", "NVIDIA RTX A1000", "NVIDIA H20", "NVIDIA GB200", "NVIDIA GeForce RTX 4090 D",
+                            "NVIDIA GeForce RTX 4090 Laptop GPU", ""})
+    EXPECT_EQ(printed_peak(other), 0) << other;
+}
+
+TEST(Rates, Fp32OnAGpuIsNotAssumedToBeAsFastAsBf16) {
+  const Rates wide = default_rates(DeviceKind::cuda, ComputeType::fp32);
+  EXPECT_LT(wide.products, 0.1 * kH100.products);
+  EXPECT_THAT(wide.source, HasSubstr("fp32"));
+  PlanTarget target = gpu_gib(76);
+  EXPECT_EQ(default_rates(target).source, kH100.source);
+  target.element_bytes = 4;
+  EXPECT_EQ(default_rates(target).source, wide.source);
+}
+
+TEST(Rates, PeaksSayWhoseTheyAre) {
+  EXPECT_EQ(peak_text({.peak = 133.2e9, .peak_kind = PeakKind::measured}), "133 GFLOP/s, measured");
+  EXPECT_EQ(peak_text({.peak = 312e12, .peak_kind = PeakKind::printed}), "312 TFLOP/s, the card's");
+  EXPECT_EQ(peak_text(default_rates(DeviceKind::cpu)), "100 GFLOP/s, assumed");
 }
 
 }  // namespace

@@ -21,7 +21,23 @@ using plan::Search;
 using plan::Streaming;
 
 constexpr int64_t kLayers = 4;
-constexpr LayerCosts kCosts{.keep = {100, 70, 0}, .streamed = 7, .offloaded = 3};
+
+LayerCosts costs_by(double (*cost)(const LayerPolicy&)) {
+  LayerCosts costs;
+  for (const KeepPolicy keep : {KeepPolicy::checkpoint, KeepPolicy::save_attention, KeepPolicy::save_all})
+    for (const bool streamed : {false, true})
+      for (const bool offloaded : {false, true}) {
+        const LayerPolicy p(keep, streamed, offloaded);
+        costs.at(p) = cost(p);
+      }
+  return costs;
+}
+double keeping(const LayerPolicy& p) { return p.keep == KeepPolicy::checkpoint ? 100 : p.keep == KeepPolicy::save_attention ? 70 : 0; }
+/// A fast link: an offload costs its traffic through memory.
+const LayerCosts kCosts = costs_by([](const LayerPolicy& p) { return keeping(p) + (p.streamed ? 7 : 0) + (p.offloaded ? 3 : 0); });
+/// A slow one: the less a layer computes again, the more of the copy is exposed.
+const LayerCosts kSlowLink =
+    costs_by([](const LayerPolicy& p) { return keeping(p) + (p.streamed ? 7 : 0) + (p.offloaded ? 153 - keeping(p) : 0); });
 
 ModelConfig small_model() { return llama2(kLayers, 512, 1376, 4, 2); }
 
@@ -51,10 +67,9 @@ void for_all_policies(const Freedom& freedom, Body&& body) {
   }
 }
 
-double cost_of(const std::vector<LayerPolicy>& policies) {
+double cost_of(const std::vector<LayerPolicy>& policies, const LayerCosts& costs) {
   double cost = 0;
-  for (const LayerPolicy& p : policies)
-    cost += kCosts.keep[static_cast<size_t>(p.keep)] + (p.streamed ? kCosts.streamed : 0) + (p.offloaded ? kCosts.offloaded : 0);
+  for (const LayerPolicy& p : policies) cost += costs.at(p);
   return cost;
 }
 
@@ -62,6 +77,7 @@ struct Case {
   const char* name;
   Freedom freedom;
   bool on_device;
+  const LayerCosts& costs = kCosts;
 };
 class BruteForce : public testing::TestWithParam<Case> {};
 
@@ -69,7 +85,7 @@ TEST_P(BruteForce, FindsNothingCheaper) {
   const Case& c = GetParam();
   const plan::PassShape pass = small_pass(c.on_device);
   ASSERT_GT(pass.layer.block, 0);
-  const Search search(pass.layer, pass.loss, kLayers, kCosts, c.freedom);
+  const Search search(pass.layer, pass.loss, kLayers, c.costs, c.freedom);
   struct One {
     int64_t bytes, host_bytes;
     double cost;
@@ -77,7 +93,8 @@ TEST_P(BruteForce, FindsNothingCheaper) {
   std::vector<One> all;
   int64_t most = 0;
   for_all_policies(c.freedom, [&](const std::vector<LayerPolicy>& policies) {
-    all.push_back({training_peak(pass.layer, policies, pass.loss).total(), offloaded_bytes(pass.layer, policies), cost_of(policies)});
+    all.push_back(
+        {training_peak(pass.layer, policies, pass.loss).total(), offloaded_bytes(pass.layer, policies), cost_of(policies, c.costs)});
     most = std::max(most, all.back().bytes);
   });
   std::mt19937_64 random(7);
@@ -93,7 +110,7 @@ TEST_P(BruteForce, FindsNothingCheaper) {
     EXPECT_EQ(found.has_value(), search.least_arena_bytes(limits.host_bytes) <= limits.arena_bytes) << i;
     if (!found) continue;
     EXPECT_NEAR(found->cost, cheapest, 1e-9) << i << ": " << plan::summary_of(found->policies);
-    EXPECT_NEAR(found->cost, cost_of(found->policies), 1e-9);
+    EXPECT_NEAR(found->cost, cost_of(found->policies, c.costs), 1e-9);
     EXPECT_LE(found->peak.total(), limits.arena_bytes);
     EXPECT_EQ(found->peak.total(), training_peak(pass.layer, found->policies, pass.loss).total());
     EXPECT_LE(offloaded_bytes(pass.layer, found->policies), limits.host_bytes);
@@ -103,13 +120,16 @@ TEST_P(BruteForce, FindsNothingCheaper) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Small, BruteForce,
-                         testing::Values(Case{"whole", {}, false}, Case{"streamed", {.streaming = Streaming::always}, false},
-                                         Case{"per_layer", {.streaming = Streaming::where_needed}, false},
-                                         Case{"whole_and_offload", {.offload = Offload::surplus}, true},
-                                         Case{"streamed_and_offload", {.streaming = Streaming::always, .offload = Offload::surplus}, true},
-                                         Case{"everything", {.streaming = Streaming::where_needed, .offload = Offload::surplus}, true}),
-                         [](const auto& info) { return std::string(info.param.name); });
+INSTANTIATE_TEST_SUITE_P(
+    Small, BruteForce,
+    testing::Values(Case{"whole", {}, false}, Case{"streamed", {.streaming = Streaming::always}, false},
+                    Case{"per_layer", {.streaming = Streaming::where_needed}, false},
+                    Case{"whole_and_offload", {.offload = Offload::surplus}, true},
+                    Case{"streamed_and_offload", {.streaming = Streaming::always, .offload = Offload::surplus}, true},
+                    Case{"everything", {.streaming = Streaming::where_needed, .offload = Offload::surplus}, true},
+                    Case{"slow_link", {.offload = Offload::surplus}, true, kSlowLink},
+                    Case{"slow_link_streamed", {.streaming = Streaming::where_needed, .offload = Offload::surplus}, true, kSlowLink}),
+    [](const auto& info) { return std::string(info.param.name); });
 
 TEST(Search, OfTiesTakesTheFewestBytes) {
   const plan::PassShape pass = small_pass(false);
@@ -141,6 +161,20 @@ TEST(Search, MoreMemoryNeverCostsMore) {
     EXPECT_LE(search.cheapest({arena, 4 * input})->cost, cost);
     before = cost;
   }
+}
+
+// 5 GB/s: an offload that a fast link hides would double the step.
+TEST(Search, TakesTheRatesItIsGiven) {
+  Rates slow = default_rates(DeviceKind::cuda);
+  slow.link = 5e9, slow.products = 600e12, slow.source = "of a test";
+  const PlanTarget target = gpu_gib(22, 120);
+  const StepShape step = step_shape(llama2_7b(), {}, one_row(8192), true, 2);
+  const auto seconds = [&](const MemoryPlan& plan) { return predict_step_time(step, plan.layer_policy, slow).total(); };
+  const MemoryPlan assumed = make_memory_plan(llama2_7b(), {}, one_row(8192), target);
+  const MemoryPlan given = make_memory_plan(llama2_7b(), {}, one_row(8192), target, slow);
+  EXPECT_LT(seconds(given), 0.7 * seconds(assumed));
+  EXPECT_EQ(given.search_rates, "of a test");
+  EXPECT_EQ(assumed.search_rates, default_rates(target).source);
 }
 
 TEST(Search, EightyLayersTakeLessThanASecond) {

@@ -16,4 +16,12 @@ inline int64_t exchange_bytes(int64_t trainable, int64_t share, int64_t ranks, i
   return std::max(halving, (ranks + 1) * element_bytes * std::min(kPieceElements, share));
 }
 
+inline constexpr int64_t kSequenceSumElements = int64_t{4} << 20;  // of a piece of gradients that ranks of one sequence add: 16 MiB
+
+/// A piece of the gradient and what other ranks sent of it.
+inline int64_t sequence_exchange_bytes(int64_t trainable, int64_t sequence_ranks) {
+  if (sequence_ranks == 1) return 0;
+  return 2 * 4 * ((std::min(trainable, kSequenceSumElements) + sequence_ranks - 1) / sequence_ranks * sequence_ranks);
+}
+
 }  // namespace longlora

@@ -2,6 +2,7 @@
 // Bytes and FLOPs from shapes alone (docs/memory.md): what `plan` prints, how `memory.policy: auto` chooses, and what the model's arena is
 // carved by.
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <utility>
 #include <vector>
@@ -35,6 +36,7 @@ struct MemoryPlan {
   int64_t stream_block = 0;       // tokens; 0: these rows cannot be streamed
   bool stream_keeps_bits = true;  // false: streamed and whole layers may differ in last bits (docs/memory.md section 6)
   std::string next;               // the next better mix of policies and what it needs; empty: this is the best
+  std::string search_rates;       // the source of the rates that the mix was chosen by
 
   FlopsPerToken flops;                   // of a step with the configured attention
   FlopsPerToken full_attention_flops;    // of a step with full attention: attention.full_steps
@@ -53,7 +55,7 @@ struct MemoryPlan {
 };
 
 /// Where a plan would run. cpu: everything lives in host memory, which budget_bytes limits; layers' inputs go there by an explicit
-/// checkpoint_offload only. gpu: budget_bytes of the device (1 GiB of it for its runtime), host_budget_bytes for offloaded inputs.
+/// checkpoint_offload only. gpu: budget_bytes of the device (1 GiB of it for libraries), host_budget_bytes for offloaded inputs.
 struct PlanTarget {
   enum class Device { cpu, gpu } device = Device::cpu;
   int64_t element_bytes = 4;  // 2 for bf16 compute, 4 for fp32
@@ -63,15 +65,19 @@ struct PlanTarget {
 
 /// With several ranks (RunPlan::ranks, times dist.sequence_parallel for weights) the bytes are those of one of them;
 /// dist.shard_weights: auto becomes frozen only where nothing fits without.
-/// Chooses what memory.policy and memory.halo_streaming leave open: of all mixes within the budgets the one that costs the least time,
-/// ties to fewer bytes. The same inputs give the same plan. ErrorKind::memory with needed and available bytes and the three cheapest
-/// remedies when nothing fits, ErrorKind::config where memory.halo_streaming: on cannot be. Below a second for 80 layers.
+/// Chooses what memory.policy and memory.halo_streaming leave open: of all mixes within the budgets the one that costs the least time at
+/// these rates, ties to fewer bytes. The same inputs give the same plan. ErrorKind::memory with needed and available bytes and the three
+/// cheapest remedies when nothing fits, ErrorKind::config where memory.halo_streaming: on cannot be. Below a second for 80 layers.
+MemoryPlan make_memory_plan(const ModelConfig&, const TrainConfig&, const RunPlan&, const PlanTarget&, const Rates&);
+/// By the assumed rates of the target, as `train` does: one configuration has one plan on every machine.
 MemoryPlan make_memory_plan(const ModelConfig&, const TrainConfig&, const RunPlan&, const PlanTarget&);
+Rates default_rates(const PlanTarget&);
 /// On a CPU.
 MemoryPlan make_memory_plan(const ModelConfig&, const TrainConfig&, const RunPlan&, int64_t element_bytes, int64_t budget_bytes);
 /// Largest sequence length (multiple of 256, 0 when none) whose cheapest plan in bytes fits; group recomputed from the ratio.
 int64_t largest_context(const ModelConfig&, const TrainConfig&, const RunPlan&, const PlanTarget&);
-/// min(available memory, control-group limit) - 8 GiB or half of it when smaller; what memory.host_budget defaults to.
-int64_t default_host_budget();
+/// min(available memory, room in the control groups) - 8 GiB or half of it when smaller; what memory.host_budget defaults to. File pages
+/// that the kernel gives back count as room. `root`: below it lie proc and sys.
+int64_t default_host_budget(const std::filesystem::path& root = "/");
 
 }  // namespace longlora

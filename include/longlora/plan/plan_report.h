@@ -10,9 +10,9 @@
 
 namespace longlora {
 
-/// Tokens of the longest row that fits; 0: not asked for, or none.
+/// Tokens of the longest row that fits; nullopt: not asked for, 0: none.
 struct LongestContext {
-  int64_t tokens = 0, without_host = 0;  // without_host: nothing offloaded, asked for where a plan has host memory beside a GPU
+  std::optional<int64_t> tokens, without_host;  // without_host: nothing offloaded, asked for where a plan has host memory beside a GPU
 };
 
 /// A plan with its predicted time.
@@ -26,6 +26,11 @@ struct PlanReport {
   int64_t ranks = 1;                            // in all
   LongestContext longest;
   double link_gbytes = 0;  // GB/s between ranks as the user says it; 0: not said
+  PlanTarget target;
+  std::string budget_source, host_source;  // who says how much memory there is: a flag, a key, or this machine
+  AttentionKind attention = AttentionKind::full;
+  int64_t steps = 0, full_steps = 0;  // steps: of the run; 0: not known before its rows are counted. full_steps: the last of them
+  double run_seconds() const;
 };
 
 PlanReport report_plan(const ModelConfig&, const TrainConfig&, const RunPlan&, const PlanTarget&, const MemoryPlan&, const Rates&);
@@ -37,10 +42,14 @@ std::string plan_text(const PlanReport&);
 /// One length of a table: a plan, or why there is none.
 struct PlanRow {
   int64_t sequence_length = 0;
-  std::string refused;  // what is needed and available; empty: `plan` holds
+  std::string refused;            // what is needed and available, or what of the configuration is impossible; empty: `plan` holds
+  bool is_misconfigured = false;  // the latter
   LongestContext longest;
   PlanReport plan;
 };
+/// What `--max-context` says where the configured length does not fit.
+std::string refusal_json(const PlanRow&);
+std::string longest_text(const LongestContext&);
 std::string plan_table_json(const std::vector<PlanRow>&);
 std::string plan_table_text(const std::vector<PlanRow>&);
 

@@ -15,6 +15,9 @@
 
 namespace longlora {
 
+/// Where the base of MFU and HFU comes from: the data sheet of the card, a product measured on the machine, or a machine that is assumed.
+enum class PeakKind : uint8_t { assumed, measured, printed };
+
 /// Of one device. All positive but `peers`.
 struct Rates {
   double products = 0;     // FLOP/s of matrix products at the shapes of a layer
@@ -23,17 +26,22 @@ struct Rates {
   double link = 0;         // bytes/s between host and device, one way
   double peers = 0;        // bytes/s that a rank receives from other ranks; 0: unknown, and what ranks exchange is not counted
   double peak = 0;         // FLOP/s that MFU and HFU are shares of
-  std::string source;      // who says so, for people
+  PeakKind peak_kind = PeakKind::assumed;
+  DeviceKind device = DeviceKind::automatic;  // cuda or cpu
+  std::string source;                         // who says so, for people
 };
 
-/// cuda: an H100 SXM in bf16, printed peak 989.4 TFLOP/s. Otherwise: two AVX2 cores in fp32. Both say "assumed".
-Rates default_rates(DeviceKind);
+/// cuda: an H100 SXM, printed peak 989.4 TFLOP/s in bf16, 66.9 in fp32 (without TF32). Otherwise: two AVX2 cores in fp32. All say
+/// "assumed".
+Rates default_rates(DeviceKind, ComputeType = ComputeType::automatic);
 /// What `doctor --rates FILE` wrote, or docs/benchmarks/<device>/machine.json (rates that it lacks are assumed shares of its product rate).
 /// At most 16 MiB. Not JSON, neither of the two, a rate that is absent, not finite or not positive: ErrorKind::data.
 Rates read_rates(const std::filesystem::path&);
 Rates parse_rates(std::string_view json, std::string_view source);
-/// Dense FLOP/s in 16 bit that the maker prints for a GPU of this name; 0 for unknown ones.
+/// Dense FLOP/s in bf16 with fp32 sums that the maker prints for a GPU of this name; 0 for unknown ones.
 double printed_peak(std::string_view device_name);
+/// "989 TFLOP/s, the card's", "133 GFLOP/s, measured": what MFU and HFU are shares of.
+std::string peak_text(const Rates&);
 
 /// Everything that the time of a step depends on besides policies and rates.
 struct StepShape {
@@ -89,10 +97,11 @@ struct StepTime {
   FlopsPerToken flops;
   double tokens_per_second = 0;  // of all ranks
   double mfu = 0, hfu = 0;       // shares of Rates::peak
+  std::string peak;              // its peak_text
   double total() const { return products + attention + elementwise + copies + exchange + optimizer; }
 };
 StepTime predict_step_time(const StepShape&, std::span<const LayerPolicy>, const Rates&);
-/// "9.6 s = products 5.1 + attention 3.8 + ...", with rate of tokens, MFU and HFU.
+/// "9.6 s = products 5.1 + attention 3.8 + ...", with rate of tokens, MFU, HFU and what they are shares of.
 std::string step_time_text(const StepTime&);
 
 }  // namespace longlora

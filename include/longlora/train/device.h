@@ -22,7 +22,8 @@ ComputeDevice choose_device(DeviceKind);
 /// "auto", "cpu" or "cuda", as a flag gives it.
 ComputeDevice choose_device(const std::string& name);
 
-/// What the planner may use: memory.device_budget or free - 1 GiB of the card; memory.host_budget or its default on the CPU.
+/// What the planner may use: memory.device_budget or what of the card is free (the plan leaves 1 GiB of it to libraries);
+/// memory.host_budget or its default on the CPU.
 PlanTarget plan_target(const ComputeDevice&, const TrainConfig&, ComputeType);
 
 struct MemoryNow {

@@ -24,9 +24,9 @@ std::string rates_json(const MeasuredRates&);
 struct PreparedRun;
 struct PlanReport;
 
-/// Default rates with the product rate that a run measured at its start, attention in proportion; its peak is that rate, as in
-/// metrics.jsonl. 0: the defaults.
-Rates rates_of_run(const ComputeDevice&, double product_rate);
+/// Default rates with the product rate that a run measured at its start, attention in proportion. The peak, as in metrics.jsonl, is the
+/// one printed for the card in bf16, or else that rate. 0: the defaults.
+Rates rates_of_run(const ComputeDevice&, ComputeType, double product_rate);
 /// The plan of a run with its predicted time at these rates.
 PlanReport report_of(const PreparedRun&, const Rates&);
 
