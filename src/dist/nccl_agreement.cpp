@@ -9,11 +9,14 @@
 
 #include "dist/nccl_result.h"
 #include "longlora/core/error.h"
-#include "longlora/core/files.h"
+#include "longlora/core/host.h"
 
 namespace longlora::dist {
 
-Digest host_identity() { return sha256(read_file("/proc/sys/kernel/random/boot_id", 4096)); }
+Digest host_identity() {
+  const std::string boot = boot_id();
+  return sha256(boot.empty() ? host_name() : boot);
+}
 
 std::string uuid_text(const CollectiveLibrary::DeviceUuid& uuid) {
   const std::string hex = to_hex(uuid);
