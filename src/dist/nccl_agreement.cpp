@@ -27,8 +27,7 @@ void agree_ready(Communicator& control, const Status& mine, const std::string& w
   const std::vector<Status> all = control.barrier(mine);
   for (size_t rank = 0; rank < all.size(); ++rank) {
     if (all[rank].code == 0) continue;
-    const auto row = std::ranges::find(exit_codes(), all[rank].code, &ExitCode::code);
-    fail(row == exit_codes().end() ? ErrorKind::peer : row->kind, all[rank].text, fmt::format("rank {}", rank), what_to_do);
+    fail(kind_of_code(all[rank].code).value_or(ErrorKind::peer), all[rank].text, fmt::format("rank {}", rank), what_to_do);
   }
 }
 
