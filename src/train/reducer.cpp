@@ -10,7 +10,7 @@
 #include <cmath>
 #include <map>
 
-#include "checkpoint/tensor_tools.h"
+#include "longlora/checkpoint/tensor_bytes.h"
 #include "longlora/core/error.h"
 #include "longlora/core/log.h"
 #include "longlora/ops/memory_counter.h"
