@@ -3,6 +3,7 @@
 
 #include "apps/commands.h"
 #include "apps/sources.h"
+#include "longlora/config/scalar_text.h"
 #include "longlora/core/error.h"
 #include "longlora/plan/plan_report.h"
 #include "longlora/train/environment.h"
@@ -13,7 +14,7 @@ namespace {
 
 struct PlanFlags {
   ConfigFlags config;
-  double device_memory_gib = 0, host_memory_gib = 0;
+  int64_t device_bytes = 0, host_bytes = 0;
   int64_t ranks = 1;
   double link_gbytes = 0;
   std::string rates;
@@ -21,15 +22,10 @@ struct PlanFlags {
   bool max_context = false, json = false;
 };
 
-constexpr double kGib = 1024.0 * 1024.0 * 1024.0;
-
-int64_t bytes_of(double gib) { return static_cast<int64_t>(gib * kGib); }
-
 /// A device from the flags, or this machine's. --host-memory alone plans for a CPU; beside a device it is what may be offloaded to.
 PlanTarget target_of(const PlanFlags& flags, const TrainConfig& config) {
-  if (flags.device_memory_gib > 0)
-    return {PlanTarget::Device::gpu, 2, bytes_of(flags.device_memory_gib), config.memory.host_budget.value_or(0)};
-  const ComputeDevice device = flags.host_memory_gib > 0 ? ComputeDevice{} : choose_device(config.device);
+  if (flags.device_bytes > 0) return {PlanTarget::Device::gpu, 2, flags.device_bytes, config.memory.host_budget.value_or(0)};
+  const ComputeDevice device = flags.host_bytes > 0 ? ComputeDevice{} : choose_device(config.device);
   return plan_target(device, config, resolve_compute(config, device));
 }
 
@@ -85,7 +81,7 @@ int plan(const PlanFlags& flags) {
   const int64_t parts = config.dist.sequence_parallel;
   LONGLORA_CHECK(flags.ranks % parts == 0, config, fmt::format("{} ranks, {} of them share a sequence", flags.ranks, parts), "--ranks",
                  fmt::format("use a multiple of dist.sequence_parallel, as --ranks {}", (flags.ranks / parts + 1) * parts));
-  if (flags.host_memory_gib > 0) config.memory.host_budget = bytes_of(flags.host_memory_gib);
+  if (flags.host_bytes > 0) config.memory.host_budget = flags.host_bytes;
   const PlanTarget target = target_of(flags, config);
   const BaseModel base(config.model.path, false);
   const Question question{flags, config, base.config, target, rates_of(flags, target)};
@@ -108,20 +104,27 @@ void add_plan(Program& p) {
   CLI::App* command = add_command(p, "plan", "predicts memory by component, step time, FLOPs and policy; reads config.json only",
                                   "longlora-train plan -c configs/llama2_7b_32k.yaml --device-memory 76 --max-context");
   add_config_flags(*command, flags->config);
-  command->add_option("--device-memory", flags->device_memory_gib, "GiB of a GPU to plan for, bf16")->check(CLI::PositiveNumber);
-  command
-      ->add_option("--host-memory", flags->host_memory_gib,
-                   "GiB of host memory the run may use; beside a GPU what offloaded layers may take")
-      ->check(CLI::PositiveNumber);
+  const auto add_memory = [command](const std::string& flag, int64_t& bytes, const std::string& what) {
+    command->add_option_function<std::string>(
+        flag, [flag, &bytes](const std::string& text) { bytes = size_of_flag(text, Unit::bytes, flag, "GiB"); }, what);
+  };
+  add_memory("--device-memory", flags->device_bytes, "memory of a GPU to plan for, bf16: GiB, or like 80GB");
+  add_memory("--host-memory", flags->host_bytes,
+             "host memory the run may use, beside a GPU what offloaded layers may take: GiB, or like 200GB");
   command->add_option("--ranks", flags->ranks, "ranks to plan for; bytes are those of one")->check(CLI::PositiveNumber);
   command->add_option("--link-gbytes", flags->link_gbytes, "GB/s that a rank receives from its peers: says what hides a gather of weights")
       ->check(CLI::PositiveNumber);
   command->add_option(
       "--rates", flags->rates,
       "rates of the machine for the predicted time: a file of doctor --rates, or machine.json of gpu_check; otherwise assumed");
-  command->add_option("--table", flags->table, "lengths in tokens, with commas: a line for each in place of one plan")
-      ->delimiter(',')
-      ->check(CLI::PositiveNumber);
+  command
+      ->add_option_function<std::vector<std::string>>(
+          "--table",
+          [flags](const std::vector<std::string>& lengths) {
+            for (const std::string& length : lengths) flags->table.push_back(size_of_flag(length, Unit::tokens, "--table"));
+          },
+          "lengths in tokens, as 8192,32k: a line for each in place of one plan")
+      ->delimiter(',');
   command->add_flag("--max-context", flags->max_context, "solve for the longest sequence that fits");
   command->add_flag("--json", flags->json, "machine form");
   command->callback([&p, flags] { p.action = [flags] { return plan(*flags); }; });
