@@ -6,6 +6,7 @@ Looked at: README.md and docs/**/*.md. A backticked word counts as
   a flag     when it starts with `--`: it must appear in src/apps, src/config or a script;
   a key      when it is section.name of a section that docs/config.md lists: it must be one of its keys;
   a symbol   when it ends in () or is CamelCase: it must appear in include/, src/, tests/ or kernels/.
+Comments of the source name pages as `docs/*.md`: the page must exist, and so must a heading for `section N` or "TITLE" behind it.
 docs/config.md must be what the program prints, when the program is built. Links to local files must resolve.
 """
 import pathlib
@@ -34,6 +35,27 @@ def check_generated(problems: list[str]) -> None:
         printed = subprocess.run([program, "config", "schema", "--markdown"], capture_output=True, text=True, check=True).stdout
         if printed != (ROOT / "docs/config.md").read_text():
             problems.append("docs/config.md differs from what the program prints; run: build/bin/longlora-train config schema --markdown")
+
+
+REFERENCE = re.compile(r'\b(docs/[\w/-]+\.md)((?:,? sections? (\d+)(?: (?:to|and) (\d+))?)|, "([^"]+)")?')
+
+
+def check_sources(problems: list[str]) -> int:
+    """References of source files to pages; returns how many there are."""
+    checked = 0
+    for path in sorted(p for f in ("src", "include", "kernels", "tests", "scripts") for p in (ROOT / f).rglob("*")):
+        if path.suffix not in {".h", ".cpp", ".cu", ".cuh", ".py", ".sh", ".txt", ".cmake"}:
+            continue
+        text = re.sub(r"\s*\n\s*(?://+|#)?\s*", " ", path.read_text(errors="replace"))  # a comment's sentence on one line
+        for page, _, first, last, title in REFERENCE.findall(text):
+            checked += 1
+            headings = re.findall(r"^#+ (.*)", (ROOT / page).read_text(), re.M) if (ROOT / page).exists() else None
+            wanted = [word for word in (first and first + ".", last and last + ".", title) if word]
+            if headings is None:
+                problems.append(f"{path.relative_to(ROOT)}: {page} does not exist")
+            elif lost := [w for w in wanted if not any(re.match(rf"([\d.]+ )?{re.escape(w)}", h) for h in headings)]:
+                problems.append(f"{path.relative_to(ROOT)}: {page} has no heading {lost[0]}")
+    return checked
 
 
 def main() -> int:
@@ -70,6 +92,7 @@ def main() -> int:
                     checked += 1
                     if first.rstrip("()") not in code and first not in FOREIGN:
                         problems.append(f"{name}:{number}: symbol {first} is not in the source")
+    checked += check_sources(problems)
     check_generated(problems)
     for problem in problems:
         print(problem, file=sys.stderr)

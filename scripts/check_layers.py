@@ -2,7 +2,8 @@
 """Fails on any include that the level table of docs/design.md does not allow; prints how many files and includes it looked at.
 
 The table's columns `module`, `may include` and `torch` are the rule. A module may always include itself. Modules without torch may
-include no header of LibTorch. Public headers live in include/longlora/<module>, sources in src/<module>; kernels/ is module `kernels`.
+include no header of LibTorch. Public headers live in include/longlora/<module>, sources and private headers, for the module alone, in
+src/<module>; kernels/ is module `kernels`.
 """
 import pathlib
 import re
@@ -61,6 +62,8 @@ def main() -> int:
             target, place = match[1], f"{path.relative_to(ROOT)}:{number}"
             own = re.match(r"longlora/(\w+)/", target)
             other = own[1] if own else target.split("/")[0] if target.split("/")[0] in table and "/" in target else None
+            if other and other != module and not own:
+                problems.append(f"{place}: {target} is a private header of {other}; other modules include longlora/{other}/")
             if other and other != module and other not in allowed:
                 problems.append(f"{place}: {module} may not include {other} (allowed: {' '.join(sorted(allowed)) or 'nothing'})")
             if not torch and re.match(r"(ATen|c10|torch|caffe2)/", target):

@@ -1,5 +1,5 @@
 // Times the kernels that are bound by memory, at a 7B model's sizes (h 4096, f 11008, V 32000) and 8,192 and 102,400 tokens, in GB/s of
-// what they must move at least (docs/kernels.md). `copy` is the device's own copy, the rate they are measured against.
+// what they must move at least (docs/gpu.md). `copy` is the device's own copy, the rate they are measured against.
 //   bench_bandwidth [--quick]
 // Each kernel's result is compared with fp64 on sampled rows of the timed shape before it is timed.
 #include <cmath>

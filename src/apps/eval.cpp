@@ -5,6 +5,7 @@
 #include "apps/agent_store.h"
 #include "apps/commands.h"
 #include "apps/model_loading.h"
+#include "longlora/config/scalar_text.h"
 #include "longlora/core/error.h"
 #include "longlora/core/json.h"
 #include "longlora/core/text.h"
@@ -26,18 +27,11 @@ struct EvalFlags {
   bool document_mask = false, json = false;
 };
 
-/// "4096", "4k" and comma lists, in the order given.
+/// Words with commas between them, in the order given.
 std::vector<int64_t> contexts_of(const std::vector<std::string>& texts) {
   std::vector<int64_t> contexts;
-  for (const std::string& text : texts) {
-    for (const std::string& word : split(text, ',')) {
-      const bool thousands = word.ends_with('k');
-      const std::string digits = thousands ? word.substr(0, word.size() - 1) : word;
-      LONGLORA_CHECK(!digits.empty() && digits.size() <= 9 && digits.find_first_not_of("0123456789") == std::string::npos, usage,
-                     "'" + escape(word) + "' is not a number of tokens", "--context", "write for example --context 512,4k");
-      contexts.push_back(std::stoll(digits) * (thousands ? 1024 : 1));
-    }
-  }
+  for (const std::string& text : texts)
+    for (const std::string& word : split(text, ',')) contexts.push_back(size_of_flag(word, Unit::tokens, "--context"));
   return contexts;
 }
 

@@ -2,7 +2,7 @@
 #include <filesystem>
 
 #include "apps/commands.h"
-#include "apps/folders.h"
+#include "apps/weight_flags.h"
 #include "longlora/core/error.h"
 #include "longlora/train/environment.h"
 #include "longlora/train/export_run.h"
@@ -12,8 +12,8 @@ namespace longlora::apps {
 namespace {
 
 struct ExportFlags {
-  std::string run, adapter, base, to, format = "merged", dtype, max_shard_size = "5GB";
-  bool verify = false;
+  std::string run, adapter, base, to, format = "merged", dtype;
+  uint64_t max_shard_bytes = kDefaultShardBytes;
 };
 
 void check_flags(const ExportFlags& flags) {
@@ -27,11 +27,10 @@ void check_flags(const ExportFlags& flags) {
 
 int export_command(const ExportFlags& flags) {
   check_flags(flags);
-  // Every merged tensor is re-read and compared before the folder becomes visible, with or without --verify.
   const ExportRequest request{.to = flags.to,
                               .format = flags.format == "peft" ? ExportFormat::peft : ExportFormat::merged,
                               .dtype = dtype_from(flags.dtype),
-                              .max_shard_bytes = bytes_from(flags.max_shard_size, "--max-shard-size")};
+                              .max_shard_bytes = flags.max_shard_bytes};
   if (!flags.run.empty())
     export_run(flags.run, request);
   else
@@ -53,8 +52,7 @@ void add_export(Program& p) {
   command->add_option("--format", flags->format, "merged or peft")->check(CLI::IsMember({"merged", "peft", "gguf"}));
   command->add_option("--dtype", flags->dtype, "dtype of a merged folder (default: the base's)")
       ->check(CLI::IsMember({"bf16", "fp16", "fp32"}));
-  command->add_option("--max-shard-size", flags->max_shard_size, "largest file, for example 5GB");
-  command->add_flag("--verify", flags->verify, "re-read and compare what was written (always done)");
+  add_shard_option(*command, flags->max_shard_bytes);
   command->callback([&p, flags] { p.action = [flags] { return export_command(*flags); }; });
 }
 

@@ -2,7 +2,7 @@
 #include <filesystem>
 
 #include "apps/commands.h"
-#include "apps/folders.h"
+#include "apps/weight_flags.h"
 #include "longlora/checkpoint/model_io.h"
 #include "longlora/core/error.h"
 
@@ -10,13 +10,14 @@ namespace longlora::apps {
 namespace {
 
 struct ImportFlags {
-  std::string from, to, dtype, max_shard_size = "5GB";
+  std::string from, to, dtype;
+  uint64_t max_shard_bytes = kDefaultShardBytes;
 };
 
 int import_command(const ImportFlags& flags) {
   LONGLORA_CHECK(!std::filesystem::exists(flags.to), busy, "the target exists", flags.to, "choose another --to, or remove it");
   const BaseModel base(flags.from);
-  import_model(base, flags.to, dtype_from(flags.dtype), bytes_from(flags.max_shard_size, "--max-shard-size"));
+  import_model(base, flags.to, dtype_from(flags.dtype), flags.max_shard_bytes);
   print_out(flags.to + "\n");
   return 0;
 }
@@ -31,7 +32,7 @@ void add_import(Program& p) {
   command->add_option("--to", flags->to, "folder to write; must not exist")->required();
   command->add_option("--dtype", flags->dtype, "dtype of the weights (default: fp32 for GGUF, else as stored)")
       ->check(CLI::IsMember({"bf16", "fp16", "fp32"}));
-  command->add_option("--max-shard-size", flags->max_shard_size, "largest file, for example 5GB");
+  add_shard_option(*command, flags->max_shard_bytes);
   command->callback([&p, flags] { p.action = [flags] { return import_command(*flags); }; });
 }
 

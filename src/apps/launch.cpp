@@ -130,7 +130,7 @@ void add_launch(Program& p) {
   command->add_option("--max-restarts", flags->max_restarts, "restarts in any hour after a lost rank")->check(CLI::Range(0, 1'000'000));
   command->add_option("--grace", flags->grace_seconds, "seconds between a stop signal and killing the ranks")
       ->check(CLI::Range(0.0, 86'400.0));
-  command->add_option("--ranks", flags->shown, "whose lines are shown: 0 (and warnings and errors of all) or all")
+  command->add_option("--show-ranks", flags->shown, "whose lines are shown: 0 (and warnings and errors of all) or all")
       ->check(CLI::IsMember({"0", "all"}));
   command->add_option("--log-dir", flags->log_dir, "folder for launch_rank_N.log (default: logs in the output folder of train)");
   command->callback([&p, flags] {

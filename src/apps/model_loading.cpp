@@ -36,10 +36,7 @@ ComputeType compute_of(const std::string& dtype, const ComputeDevice& device) {
 
 }  // namespace
 
-std::string ReadyModel::rope_text() const {
-  constexpr const char* kNames[] = {"none", "linear", "dynamic", "yarn", "llama3"};
-  return fmt::format("{} factor {}", kNames[static_cast<int>(rope.type)], rope.factor);
-}
+std::string ReadyModel::rope_text() const { return fmt::format("{} factor {}", name_of(rope.type), rope.factor); }
 
 ReadyModel load_model(const ModelRequest& request) {
   ReadyModel ready;

@@ -5,6 +5,7 @@
 
 #include "apps/commands.h"
 #include "apps/sources.h"
+#include "longlora/config/scalar_text.h"
 #include "longlora/core/error.h"
 #include "longlora/plan/plan_report.h"
 #include "longlora/train/environment.h"
@@ -15,17 +16,13 @@ namespace {
 
 struct PlanFlags {
   ConfigFlags config;
-  double device_memory_gib = 0, host_memory_gib = 0;
+  int64_t device_bytes = 0, host_bytes = 0;
   int64_t ranks = 1;
   double link_gbytes = 0;
   std::string rates;
   std::vector<int64_t> table;
   bool max_context = false, json = false;
 };
-
-constexpr double kGib = 1024.0 * 1024.0 * 1024.0;
-
-int64_t bytes_of(double gib) { return static_cast<int64_t>(gib * kGib); }
 
 constexpr const char* kPlanAGpu = "for a GPU: plan --device-memory 76";
 
@@ -39,21 +36,21 @@ struct Target {
 /// A GPU that is described, not present: of the host only what is named.
 Target described_gpu(const PlanFlags& flags, const TrainConfig& config) {
   const ComputeDevice gpu{.where = at::kCUDA};
-  const bool by_flag = flags.device_memory_gib > 0;
+  const bool by_flag = flags.device_bytes > 0;
   return {{.device = PlanTarget::Device::gpu,
            .element_bytes = resolve_compute(config, gpu) == ComputeType::bf16 ? 2 : 4,
-           .budget_bytes = by_flag ? bytes_of(flags.device_memory_gib) : *config.memory.device_budget,
+           .budget_bytes = by_flag ? flags.device_bytes : *config.memory.device_budget,
            .host_budget_bytes = config.memory.host_budget.value_or(0)},
           by_flag ? "--device-memory" : "memory.device_budget",
-          config.memory.host_budget && flags.host_memory_gib == 0 ? "memory.host_budget" : "--host-memory"};
+          config.memory.host_budget && flags.host_bytes == 0 ? "memory.host_budget" : "--host-memory"};
 }
 
 /// A device from the flags, the one that the configuration's budget describes, or this machine's. --host-memory alone plans for a CPU;
 /// beside a device it is what may be offloaded to.
 Target target_of(const PlanFlags& flags, const TrainConfig& config) {
-  if (flags.device_memory_gib > 0) return described_gpu(flags, config);
+  if (flags.device_bytes > 0) return described_gpu(flags, config);
   const bool has_budget = config.memory.device_budget && config.device != DeviceKind::cpu;
-  const bool for_cpu = flags.host_memory_gib > 0 && !has_budget;
+  const bool for_cpu = flags.host_bytes > 0 && !has_budget;
   const bool names_gpu = has_budget || (config.device == DeviceKind::cuda && !for_cpu);
   const ComputeDevice here = for_cpu ? ComputeDevice{} : choose_device(DeviceKind::automatic);
   if (names_gpu && !here.is_gpu()) {
@@ -61,9 +58,7 @@ Target target_of(const PlanFlags& flags, const TrainConfig& config) {
     fail(ErrorKind::config, here.cpu_reason, "device", kPlanAGpu);
   }
   const ComputeDevice device = config.device == DeviceKind::cpu ? ComputeDevice{} : here;
-  const std::string host = flags.host_memory_gib > 0   ? "--host-memory"
-                           : config.memory.host_budget ? "memory.host_budget"
-                                                       : "available here";
+  const std::string host = flags.host_bytes > 0 ? "--host-memory" : config.memory.host_budget ? "memory.host_budget" : "available here";
   const PlanTarget target = plan_target(device, config, resolve_compute(config, device));
   if (!device.is_gpu()) return {target, host, "", !for_cpu && config.device == DeviceKind::automatic};
   return {target, config.memory.device_budget ? "memory.device_budget" : "free on this card", host};
@@ -157,7 +152,7 @@ int plan(const PlanFlags& flags) {
   const int64_t parts = config.dist.sequence_parallel;
   LONGLORA_CHECK(flags.ranks % parts == 0, config, fmt::format("{} ranks, {} of them share a sequence", flags.ranks, parts), "--ranks",
                  fmt::format("use a multiple of dist.sequence_parallel, as --ranks {}", (flags.ranks / parts + 1) * parts));
-  if (flags.host_memory_gib > 0) config.memory.host_budget = bytes_of(flags.host_memory_gib);
+  if (flags.host_bytes > 0) config.memory.host_budget = flags.host_bytes;
   const Target target = target_of(flags, config);
   const BaseModel base(config.model.path, false);
   const Question question{flags, config, base.config, target, rates_of(flags, target.plan)};
@@ -172,21 +167,27 @@ void add_plan(Program& p) {
   CLI::App* command = add_command(p, "plan", "predicts memory by component, step time, FLOPs and policy; reads config.json only",
                                   "longlora-train plan -c configs/llama2_7b_32k.yaml --device-memory 76 --max-context");
   add_config_flags(*command, flags->config);
-  command->add_option("--device-memory", flags->device_memory_gib, "plan for a GPU: GiB that a run may use of it (76 of an 80 GB card)")
-      ->check(CLI::PositiveNumber);
-  command
-      ->add_option("--host-memory", flags->host_memory_gib,
-                   "GiB of host memory that a run may use; beside a GPU what offloaded inputs may take, 0 without it")
-      ->check(CLI::PositiveNumber);
+  const auto add_memory = [command](const std::string& flag, int64_t& bytes, const std::string& what) {
+    command->add_option_function<std::string>(
+        flag, [flag, &bytes](const std::string& text) { bytes = size_of_flag(text, Unit::bytes, flag, "GiB"); }, what);
+  };
+  add_memory("--device-memory", flags->device_bytes, "plan for a GPU: what a run may use of it, GiB or like 76GiB (76 of an 80 GB card)");
+  add_memory("--host-memory", flags->host_bytes,
+             "host memory that a run may use, GiB or like 200GB; beside a GPU what offloaded inputs may take, 0 without it");
   command->add_option("--ranks", flags->ranks, "ranks to plan for; bytes are those of one")->check(CLI::PositiveNumber);
   command->add_option("--link-gbytes", flags->link_gbytes, "GB/s that a rank receives from its peers: says what hides a gather of weights")
       ->check(CLI::PositiveNumber);
   command->add_option(
       "--rates", flags->rates,
       "rates for the predicted time and the choice of policies: a file of doctor --rates, or machine.json of gpu_check; otherwise assumed");
-  command->add_option("--table", flags->table, "lengths in tokens, with commas: a line for each in place of one plan")
-      ->delimiter(',')
-      ->check(CLI::PositiveNumber);
+  command
+      ->add_option_function<std::vector<std::string>>(
+          "--table",
+          [flags](const std::vector<std::string>& lengths) {
+            for (const std::string& length : lengths) flags->table.push_back(size_of_flag(length, Unit::tokens, "--table"));
+          },
+          "lengths in tokens, as 8192,32k: a line for each in place of one plan")
+      ->delimiter(',');
   command->add_flag("--max-context", flags->max_context, "solve for the longest sequence that fits");
   command->add_flag("--json", flags->json, "machine form");
   command->callback([&p, flags] { p.action = [flags] { return plan(*flags); }; });

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "checkpoint/adapter_names.h"
+#include "longlora/config/names.h"
 #include "longlora/core/error.h"
 #include "longlora/core/files.h"
 #include "longlora/core/log.h"
@@ -20,14 +21,6 @@ constexpr std::string_view kSavedModulesName = "trainable_params.safetensors";
 constexpr std::string_view kHead = "lm_head.weight";
 constexpr std::string_view kEmbedding = "model.embed_tokens.weight";
 constexpr int64_t kMaxRank = 65'536;
-
-constexpr std::array<std::pair<LoraTarget, std::string_view>, 7> kTargets{{{LoraTarget::q_proj, "q_proj"},
-                                                                           {LoraTarget::k_proj, "k_proj"},
-                                                                           {LoraTarget::v_proj, "v_proj"},
-                                                                           {LoraTarget::o_proj, "o_proj"},
-                                                                           {LoraTarget::gate_proj, "gate_proj"},
-                                                                           {LoraTarget::up_proj, "up_proj"},
-                                                                           {LoraTarget::down_proj, "down_proj"}}};
 
 /// Keys whose feature this program does not have: they must be absent, null, false or empty.
 constexpr std::array<std::string_view, 11> kAbsentFeatures{"use_dora",
@@ -83,13 +76,6 @@ bool has_more_rows(const Shape& found, const Shape& expected) {
 }
 
 }  // namespace
-
-std::string_view name_of(LoraTarget target) {
-  for (const auto& [value, name] : kTargets) {
-    if (value == target) return name;
-  }
-  LONGLORA_INVARIANT(!"unknown LoRA target");
-}
 
 AdapterFile::AdapterFile(const fs::path& adapter_folder, const ModelConfig& base) : folder(adapter_folder) {
   LONGLORA_CHECK(fs::is_directory(folder), missing, "the adapter folder is not there", folder.string(), "check --adapter");
@@ -178,7 +164,7 @@ void AdapterFile::derive_tuning(const ModelConfig& base, std::vector<std::string
     if (tensor.role == Role::lora) modules.insert(lora_target_of(name));
   }
   tuning.lora.targets.clear();
-  for (const auto& [target, name] : kTargets) {
+  for (const auto& [name, target] : names_of(LoraTarget{})) {
     if (modules.contains(std::string(name))) tuning.lora.targets.push_back(target);
   }
   tuning.train_norms = counts[Role::norm] > 0;

@@ -12,9 +12,6 @@
 
 namespace longlora {
 
-/// Spelling of a LoRA target in names of tensors and in adapter_config.json.
-std::string_view name_of(LoraTarget);
-
 struct AdapterTensor {
   const WeightSource* source = nullptr;
   TensorInfo info;

@@ -124,14 +124,6 @@ bool is_already_saved(const fs::path& step_folder, const std::string& chain) {
 
 }  // namespace
 
-std::vector<int64_t> retained_victims(std::vector<int64_t> complete_steps, int64_t keep) {
-  std::sort(complete_steps.begin(), complete_steps.end());
-  complete_steps.erase(std::unique(complete_steps.begin(), complete_steps.end()), complete_steps.end());
-  const int64_t victims = static_cast<int64_t>(complete_steps.size()) - std::max<int64_t>(keep, 1);
-  complete_steps.resize(static_cast<size_t>(std::max<int64_t>(victims, 0)));
-  return complete_steps;
-}
-
 CheckpointFolder::CheckpointFolder(fs::path folder) : folder_(std::move(folder)) {
   create_folders(folder_);
   const std::string own = "-" + process_nonce();

@@ -9,6 +9,7 @@
 #include "checkpoint/tensor_tools.h"
 #include "checkpoint/train_record.h"
 #include "longlora/checkpoint/pending_folder.h"
+#include "longlora/config/names.h"
 #include "longlora/core/error.h"
 #include "longlora/core/files.h"
 #include "longlora/core/json.h"
@@ -132,7 +133,7 @@ std::string integer_if_whole(double value) {
 std::string adapter_config(LlamaModel& model, const ExportContext& context) {
   const TrainConfig::Tuning::Lora& lora = model.options().tuning.lora;
   std::vector<std::string_view> targets;
-  for (const LoraTarget target : lora.targets) targets.push_back(name_of(target));
+  for (const LoraTarget target : lora.targets) targets.push_back(name_of_value(target));
   const std::vector<std::string_view> modules = saved_modules(model);
   const bool ties = model.config().tied && std::find(modules.begin(), modules.end(), "embed_tokens") != modules.end();
   std::string text = "{\n  \"peft_type\": \"LORA\",\n  \"task_type\": \"CAUSAL_LM\",\n";

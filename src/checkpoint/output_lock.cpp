@@ -5,15 +5,14 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <chrono>
-#include <fstream>
 #include <thread>
 
 #include "longlora/checkpoint/commit.h"
 #include "longlora/core/error.h"
 #include "longlora/core/files.h"
+#include "longlora/core/host.h"
 #include "longlora/core/json.h"
 
 namespace longlora {
@@ -25,18 +24,6 @@ struct Owner {
   std::string host, boot_id, run_id;
   int64_t pid = 0;
 };
-
-std::string host_name() {
-  std::array<char, 256> name{};
-  return gethostname(name.data(), name.size() - 1) == 0 ? std::string(name.data()) : std::string("unknown");
-}
-
-std::string boot_id() {
-  std::ifstream file("/proc/sys/kernel/random/boot_id");
-  std::string text;
-  std::getline(file, text);
-  return text;
-}
 
 std::string owner_text(const std::string& run_id) {
   return fmt::format("{{\"host\": {}, \"pid\": {}, \"boot_id\": {}, \"run_id\": {}}}\n", json_quote(host_name()), getpid(),

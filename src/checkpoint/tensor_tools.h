@@ -1,13 +1,12 @@
 #pragma once
-// Between bytes in files and tensors in memory: dtypes, digests of tensors, compute copies.
+// Between bytes in files and tensors in memory: dtypes, finite values, compute copies.
 #include <ATen/core/Tensor.h>
 
 #include <optional>
 #include <span>
-#include <vector>
 
+#include "longlora/checkpoint/tensor_bytes.h"
 #include "longlora/core/dtype.h"
-#include "longlora/core/hash.h"
 #include "longlora/model/parameter.h"
 
 namespace longlora {
@@ -15,17 +14,8 @@ namespace longlora {
 at::ScalarType scalar_type(DType);
 DType dtype_of(const at::Tensor&);
 
-/// The tensor on the host and without gaps: itself where it is both, otherwise a copy.
-at::Tensor on_host(const at::Tensor&);
-
 /// The memory of a contiguous CPU tensor.
 std::span<std::byte> bytes_of(const at::Tensor&);
-
-/// State lanes over the tensor's bytes as 32-bit words (an odd last half word is padded with zero); threads share the work.
-/// `first_word`: place of the tensor's first word in what it is a part of.
-StateLanes lanes_of(const at::Tensor&, uint64_t first_word = 0);
-/// Of several tensors on one device; a GPU computes them itself, and is waited for once.
-std::vector<StateLanes> lanes_of(const std::vector<at::Tensor>&, const std::vector<uint64_t>& first_words);
 
 /// Flat index of the first element that is NaN or infinite.
 std::optional<int64_t> first_non_finite(const at::Tensor&);

@@ -5,6 +5,7 @@
 #include <array>
 #include <limits>
 
+#include "longlora/config/names.h"
 #include "longlora/core/error.h"
 #include "longlora/core/files.h"
 #include "longlora/core/json.h"
@@ -14,16 +15,6 @@ namespace {
 
 constexpr uint64_t kFormat = 1;
 constexpr std::array<std::string_view, 3> kRopeKeys{"rope_theta", "rope_scaling", "max_position_embeddings"};
-constexpr std::array<std::pair<AttentionKind, std::string_view>, 3> kKinds{
-    {{AttentionKind::s2, "s2"}, {AttentionKind::full, "full"}, {AttentionKind::s2_wrap, "s2_wrap"}}};
-
-std::string_view name_of(AttentionKind kind) {
-  for (const auto& [value, name] : kKinds) {
-    if (value == kind) return name;
-  }
-  LONGLORA_INVARIANT(!"unknown attention kind");
-}
-
 std::string print_object(const std::vector<std::pair<std::string, std::string>>& members) {
   std::string text;
   for (const auto& [key, value] : members) text += fmt::format("{}{}: {}", text.empty() ? "" : ", ", json_quote(key), value);
@@ -79,7 +70,7 @@ std::string print_train_record(const LlamaModel& model, const ExportContext& con
                                  json_quote(context.base->path.string()));
   text += fmt::format("  \"context\": {},\n  \"base_context\": {},\n  \"rope\": {},\n", context.rope.new_context, context.rope.old_context,
                       print_object(rope_keys(context)));
-  text += fmt::format("  \"attention\": {{\"kind\": \"{}\", \"group_size\": {}}},\n", name_of(context.attention), context.group);
+  text += fmt::format("  \"attention\": {{\"kind\": \"{}\", \"group_size\": {}}},\n", name_of_value(context.attention), context.group);
   text += fmt::format("  \"rank\": {},\n  \"alpha\": {},\n  \"rslora\": {},\n  \"facts\": ", tuning.lora.rank,
                       json_number(tuning.lora.alpha), tuning.lora.rslora);
   std::vector<std::pair<std::string, std::string>> facts;
@@ -106,10 +97,9 @@ void read_train_record(const fs::path& adapter_folder, const ModelConfig& base, 
   const JsonValue& attention = member(root, "attention", source);
   info.group = integer(attention, "group_size", source);
   const std::string* kind = member(attention, "kind", source).string();
-  for (const auto& [value, name] : kKinds) {
-    if (kind && *kind == name) info.attention = value;
-  }
-  LONGLORA_CHECK(info.attention.has_value(), data, "attention.kind is not s2, full or s2_wrap", source, "export the adapter again");
+  if (kind) info.attention = value_of_name<AttentionKind>(*kind);
+  LONGLORA_CHECK(info.attention.has_value(), data, "attention.kind is not one of " + all_names<AttentionKind>(), source,
+                 "export the adapter again");
 }
 
 }  // namespace longlora

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "config/names.h"
+#include "longlora/config/names.h"
 #include "longlora/config/run_plan.h"
 #include "longlora/config/sequence_parts.h"
 #include "longlora/core/error.h"
@@ -35,7 +35,7 @@ void Checks::run() {
 void Checks::run_for_plan() {
   check_exclusive();
   check_attention();
-  if (c_.tuning.mode != TuningMode::none) check_tuning();   // none: planning and evaluation of a model that is not trained
+  if (c_.tuning.mode != TuningMode::none) check_tuning();  // none: planning and evaluation of a model that is not trained
   check_batch();
   check_sequence_parallel();
 }
@@ -132,7 +132,9 @@ void Checks::check_sequence_parallel() {
   const int64_t half_groups = half_groups_of(c_.data.sequence_length, resolve_group(c_.attention, c_.data.sequence_length));
   if (parts > half_groups)
     report("dist.sequence_parallel", fmt::format("got {}, but a row has only {} half-groups to share", parts, half_groups),
-           fmt::format("use {} or a smaller group", half_groups >= 4 ? 4 : half_groups >= 2 ? 2 : 1));
+           fmt::format("use {} or a smaller group", half_groups >= 4   ? 4
+                                                    : half_groups >= 2 ? 2
+                                                                       : 1));
 }
 
 void Checks::check_entries(std::string_view key, const std::vector<DataEntry>& entries) {
@@ -141,8 +143,7 @@ void Checks::check_entries(std::string_view key, const std::vector<DataEntry>& e
   if (weighted == 0) return;
   if (static_cast<size_t>(weighted) != entries.size())
     report(key, fmt::format("{} of {} entries have a weight", weighted, entries.size()), "give all of them a weight or none");
-  if (key == "data.train" && c_.train.epochs)
-    report("train.epochs", "has no meaning when data.train has weights", "use train.steps");
+  if (key == "data.train" && c_.train.epochs) report("train.epochs", "has no meaning when data.train has weights", "use train.steps");
 }
 
 void Checks::check_entry(std::string_view key, size_t index, const DataEntry& entry) {
@@ -170,9 +171,7 @@ void raise_issues(const Issues& issues) {
   fail(ErrorKind::config, std::move(what), where.empty() ? "configuration" : where, first.advice, std::move(details));
 }
 
-Problem problem_of(const Issue& issue) {
-  return {issue.place.file, issue.place.line, issue.place.column, issue.key, issue.message()};
-}
+Problem problem_of(const Issue& issue) { return {issue.place.file, issue.place.line, issue.place.column, issue.key, issue.message()}; }
 
 std::string detail_of(const Issue& issue) {
   const std::string place = issue.place.text();

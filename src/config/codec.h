@@ -7,9 +7,9 @@
 #include <type_traits>
 
 #include "config/fields.h"
-#include "config/names.h"
 #include "config/node.h"
-#include "config/scalar_text.h"
+#include "longlora/config/names.h"
+#include "longlora/config/scalar_text.h"
 #include "longlora/core/error.h"
 #include "longlora/core/json.h"
 #include "longlora/core/text.h"
@@ -28,14 +28,20 @@ struct ReadContext {
   }
   bool refuse_type(const Node& node, const std::string& expected, std::string advice = {}) const {
     return refuse(node, fmt::format("got {}, expected {}", node.shown(), expected),
-                  !advice.empty() ? std::move(advice) : node.is_null() ? "give a value or remove the line" : "give " + expected);
+                  !advice.empty()  ? std::move(advice)
+                  : node.is_null() ? "give a value or remove the line"
+                                   : "give " + expected);
   }
 };
 
-template <class T> struct is_optional : std::false_type {};
-template <class T> struct is_optional<std::optional<T>> : std::true_type {};
-template <class T> struct is_vector : std::false_type {};
-template <class T> struct is_vector<std::vector<T>> : std::true_type {};
+template <class T>
+struct is_optional : std::false_type {};
+template <class T>
+struct is_optional<std::optional<T>> : std::true_type {};
+template <class T>
+struct is_vector : std::false_type {};
+template <class T>
+struct is_vector<std::vector<T>> : std::true_type {};
 
 // ---- what is allowed -------------------------------------------------------------------------------------------------------------
 
@@ -45,11 +51,13 @@ inline std::string describe(const std::string*, const Text& allowed) {
   return allowed.choices.empty() ? "text" : "one of " + std::string(allowed.choices);
 }
 inline std::string describe(const bool*, const Words&) { return "true or false"; }
-template <class E> requires std::is_enum_v<E>
-std::string describe(const E*, const Words&) { return "one of " + all_names<E>(); }
+template <class E>
+requires std::is_enum_v<E> std::string describe(const E*, const Words&) { return "one of " + all_names<E>(); }
 inline std::string describe(const std::vector<DataEntry>*, const Entries&) { return "a list of {path: ...}"; }
 template <class T, class A>
-std::string describe(const std::optional<T>*, const A& allowed) { return describe(static_cast<const T*>(nullptr), allowed); }
+std::string describe(const std::optional<T>*, const A& allowed) {
+  return describe(static_cast<const T*>(nullptr), allowed);
+}
 template <class T, class A>
 std::string describe(const std::vector<T>*, const A& allowed) {
   return "a list, each " + describe(static_cast<const T*>(nullptr), allowed);
@@ -65,7 +73,8 @@ bool read_value(const Node&, std::vector<DataEntry>&, const Entries&, const Read
 /// "did you mean 's2'?" or the list of choices; for words outside a table.
 std::string advice_for_word(std::string_view word, const std::vector<std::string>& choices);
 
-template <class E> requires std::is_enum_v<E>
+template <class E>
+requires std::is_enum_v<E>
 bool read_value(const Node& node, E& value, const Words& allowed, const ReadContext& context) {
   const std::string expected = describe(&value, allowed);
   const bool is_word = node.kind == Node::Kind::plain || node.kind == Node::Kind::quoted;
@@ -85,15 +94,18 @@ bool read_value(const Node& node, std::optional<T>& value, const A& allowed, con
   return true;
 }
 
-template <class T, class A> requires(!std::is_same_v<T, DataEntry>)
-bool read_value(const Node& node, std::vector<T>& value, const A& allowed, const ReadContext& context) {
+template <class T, class A>
+requires(!std::is_same_v<T, DataEntry>) bool read_value(const Node& node, std::vector<T>& value, const A& allowed,
+                                                        const ReadContext& context) {
   if (node.kind != Node::Kind::list) return context.refuse_type(node, describe(&value, allowed), "write [a, b, ...]");
   std::vector<T> items;
   bool good = true;
   for (const Node& item : node.items) {
     T content{};
-    if (!read_value(item, content, allowed, context)) good = false;
-    else items.push_back(content);
+    if (!read_value(item, content, allowed, context))
+      good = false;
+    else
+      items.push_back(content);
   }
   if constexpr (std::is_same_v<A, Reals>)
     if (good && allowed.count != 0 && items.size() != allowed.count)
@@ -113,10 +125,12 @@ inline JsonValue write_value(const int64_t& v) { return v >= 0 ? json_of(static_
 inline JsonValue write_value(const double& v) { return json_of(v); }
 inline JsonValue write_value(const bool& v) { return json_of(v); }
 inline JsonValue write_value(const std::string& v) { return json_of(v); }
-template <class E> requires std::is_enum_v<E>
-JsonValue write_value(const E& v) { return json_of(std::string(name_of_value(v))); }
+template <class E>
+requires std::is_enum_v<E> JsonValue write_value(const E& v) { return json_of(std::string(name_of_value(v))); }
 template <class T>
-JsonValue write_value(const std::optional<T>& v) { return v ? write_value(*v) : JsonValue{}; }
+JsonValue write_value(const std::optional<T>& v) {
+  return v ? write_value(*v) : JsonValue{};
+}
 JsonValue write_value(const DataEntry&);
 template <class T>
 JsonValue write_value(const std::vector<T>& v) {

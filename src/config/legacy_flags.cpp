@@ -6,8 +6,8 @@
 #include <map>
 #include <set>
 
-#include "config/scalar_text.h"
 #include "longlora/config/config_io.h"
+#include "longlora/config/scalar_text.h"
 #include "longlora/core/error.h"
 #include "longlora/core/json.h"
 #include "longlora/core/text.h"
@@ -21,8 +21,8 @@ enum class Kind { value, boolean, ignored };
 struct LegacyFlag {
   std::string_view name;
   Kind kind;
-  std::string_view key;         // of a plain translation; empty: see `Translator`
-  std::string_view why = {};    // of an ignored flag
+  std::string_view key;       // of a plain translation; empty: see `Translator`
+  std::string_view why = {};  // of an ignored flag
 };
 
 constexpr LegacyFlag kFlags[] = {
@@ -95,8 +95,10 @@ class Translator {
     const bool steps = given_.contains("max_steps") && integer("max_steps", given_["max_steps"]) > 0;
     if (steps) set("max_steps", "train.steps", given_["max_steps"]);
     if (given_.contains("num_train_epochs")) {
-      if (steps) notice("--num_train_epochs is ignored: --max_steps is given");
-      else set("num_train_epochs", "train.epochs", given_["num_train_epochs"]);
+      if (steps)
+        notice("--num_train_epochs is ignored: --max_steps is given");
+      else
+        set("num_train_epochs", "train.epochs", given_["num_train_epochs"]);
     }
     batch();
   }
@@ -168,10 +170,14 @@ LegacyTranslation translate_legacy_flags(const std::vector<std::string>& argumen
     const LegacyFlag* const flag = head.starts_with("--") ? find_flag(head.substr(2)) : nullptr;
     if (!flag) fail_unknown(head);
     const bool value_follows = i + 1 < arguments.size() && !arguments[i + 1].starts_with("--");
-    if (equals != std::string::npos) translator.flag(*flag, argument.substr(equals + 1));
-    else if (value_follows) translator.flag(*flag, arguments[++i]);
-    else if (flag->kind != Kind::value) translator.flag(*flag, "true");   // a bare flag, as the original's parser allows
-    else fail_usage("a value is missing", argument, fmt::format("write {} VALUE", argument));
+    if (equals != std::string::npos)
+      translator.flag(*flag, argument.substr(equals + 1));
+    else if (value_follows)
+      translator.flag(*flag, arguments[++i]);
+    else if (flag->kind != Kind::value)
+      translator.flag(*flag, "true");  // a bare flag, as the original's parser allows
+    else
+      fail_usage("a value is missing", argument, fmt::format("write {} VALUE", argument));
   }
   translator.finish();
   return std::move(translator.result);

@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include "config/checks.h"
-#include "config/names.h"
+#include "longlora/config/names.h"
 
 namespace longlora {
 

@@ -8,7 +8,5 @@ namespace longlora {
 
 /// Reads rope_theta, rope_scaling, rope_parameters and original_max_position_embeddings of the whole file's object.
 RopeScaling read_rope(const JsonValue& root, int64_t max_position, ConfigJsonReader&);
-/// "default", "linear", "dynamic", "yarn", "llama3".
-std::string_view name_of(RopeType);
 
 }  // namespace longlora

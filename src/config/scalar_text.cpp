@@ -1,4 +1,4 @@
-#include "config/scalar_text.h"
+#include "longlora/config/scalar_text.h"
 
 #include <fmt/format.h>
 
@@ -7,24 +7,31 @@
 #include <charconv>
 #include <cmath>
 
-#include "longlora/core/json.h"
+#include "config/bounds.h"
+#include "longlora/core/error.h"
 #include "longlora/core/text.h"
 
 namespace longlora {
 
 namespace {
 
-struct UnitName { std::string_view text; double factor; };
+struct UnitName {
+  std::string_view text;
+  double factor;
+};
 constexpr std::array kTokenUnits = {UnitName{"k", 0x1p10}, UnitName{"M", 0x1p20}};
-constexpr std::array kByteUnits = {UnitName{"B", 1},        UnitName{"kB", 1e3},      UnitName{"MB", 1e6},      UnitName{"GB", 1e9},
-                                   UnitName{"TB", 1e12},    UnitName{"KiB", 0x1p10},  UnitName{"MiB", 0x1p20},  UnitName{"GiB", 0x1p30},
-                                   UnitName{"TiB", 0x1p40}, UnitName{"k", 0x1p10},    UnitName{"M", 0x1p20},    UnitName{"G", 0x1p30}};
+constexpr std::array kByteUnits = {UnitName{"B", 1},        UnitName{"kB", 1e3},     UnitName{"MB", 1e6},     UnitName{"GB", 1e9},
+                                   UnitName{"TB", 1e12},    UnitName{"KiB", 0x1p10}, UnitName{"MiB", 0x1p20}, UnitName{"GiB", 0x1p30},
+                                   UnitName{"TiB", 0x1p40}, UnitName{"k", 0x1p10},   UnitName{"M", 0x1p20},   UnitName{"G", 0x1p30}};
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
 /// Length of the decimal number that `text` begins with, 0 if none: -?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?
 size_t number_length(std::string_view text, bool allow_fraction, bool allow_exponent) {
-  const auto digits_from = [&](size_t i) { while (i < text.size() && is_digit(text[i])) ++i; return i; };
+  const auto digits_from = [&](size_t i) {
+    while (i < text.size() && is_digit(text[i])) ++i;
+    return i;
+  };
   const size_t first = !text.empty() && text[0] == '-' ? 1 : 0;
   size_t end = digits_from(first);
   if (end == first || (text[first] == '0' && end > first + 1)) return 0;
@@ -47,10 +54,11 @@ std::optional<double> unit_factor(std::string_view suffix, Unit unit) {
   return unit == Unit::bytes ? find(kByteUnits) : std::nullopt;
 }
 
-std::optional<int64_t> scaled(std::string_view digits, double factor) {
+/// Whole tokens; of bytes no one counts a fraction.
+std::optional<int64_t> scaled(std::string_view digits, double factor, Unit unit) {
   const std::optional<double> number = real_of(digits);
   if (!number) return std::nullopt;
-  const double value = *number * factor;
+  const double value = unit == Unit::bytes ? std::trunc(*number * factor) : *number * factor;
   return std::floor(value) == value && std::abs(value) < 0x1p53 ? std::optional(static_cast<int64_t>(value)) : std::nullopt;
 }
 
@@ -93,7 +101,20 @@ std::optional<int64_t> integer_of(std::string_view text, Unit unit) {
   }
   const size_t length = number_length(text, true, false);
   const std::optional<double> factor = length == 0 ? std::nullopt : unit_factor(text.substr(length), unit);
-  return factor ? scaled(text.substr(0, length), *factor) : std::nullopt;
+  return factor ? scaled(text.substr(0, length), *factor, unit) : std::nullopt;
+}
+
+int64_t size_of_flag(std::string_view text, Unit unit, std::string_view flag, std::string_view bare_unit) {
+  const std::string with_unit = std::string(text).append(real_of(text) ? bare_unit : "");
+  if (const auto size = integer_of(with_unit, unit); size && *size > 0) return *size;
+  const bool tokens = unit == Unit::tokens;
+  const std::string_view counted = !bare_unit.empty() ? bare_unit : tokens ? "tokens" : "bytes";
+  const std::optional<std::string> meant = intended_number(text, unit, true);
+  const std::string example = tokens ? "for example 4096 or 32k" : "for example 5GB or 2GiB";
+  const bool helps = meant && *meant != text && integer_of(*meant, unit).value_or(0) > 0;
+  fail(ErrorKind::usage,
+       fmt::format("got '{}', expected a positive number of {}, or like {}", escape(text, 40), counted, tokens ? "32k" : "5GB or 2GiB"),
+       std::string(flag), "write " + (helps ? *meant : example));
 }
 
 std::optional<double> real_of(std::string_view text) {
@@ -133,8 +154,6 @@ std::optional<std::string> intended_boolean(std::string_view text) {
     if (word == no) return "false";
   return std::nullopt;
 }
-
-std::string real_text(double value) { return json_number(value); }
 
 std::string Integers::text() const {
   std::string text = fmt::format("an {}integer in [{}, {}]", even ? "even " : "", low, high);

@@ -18,9 +18,9 @@ namespace longlora {
 
 namespace {
 
-constexpr size_t kMaxLine = 240;      // of the final line
+constexpr size_t kMaxLine = 240;  // of the final line
 constexpr size_t kMaxDetails = 20;
-constexpr size_t kLeastPart = 24;     // WHAT and WHERE are never shortened below this
+constexpr size_t kLeastPart = 24;  // WHAT and WHERE are never shortened below this
 
 constexpr std::array<ExitCode, 14> kExitCodes = {{
     {ErrorKind::usage, 64, "usage", false, "the command line cannot be understood"},
@@ -48,7 +48,7 @@ void write_to_stderr(std::string_view text) noexcept {
   while (!text.empty()) {
     const ssize_t written = ::write(STDERR_FILENO, text.data(), text.size());
     if (written < 0 && errno == EINTR) continue;
-    if (written <= 0) return;   // a failing stderr changes nothing
+    if (written <= 0) return;  // a failing stderr changes nothing
     text.remove_prefix(static_cast<size_t>(written));
   }
 }
@@ -106,7 +106,7 @@ void print_error(const Error& error) {
 void call_end_hook(const Error* error, int code) noexcept {
   try {
     if (end_hook()) end_hook()(error, code);
-  } catch (...) {   // best effort: a report that cannot be written never changes the exit code
+  } catch (...) {  // best effort: a report that cannot be written never changes the exit code
   }
 }
 
@@ -145,25 +145,43 @@ int end_with_foreign(const char* message) {
 
 std::string advice_for(int error_number) {
   switch (error_number) {
-    case ENOSPC: case EDQUOT: return "free disk space or quota, then run the same command again";
-    case EFBIG: return "raise the file size limit (ulimit -f), then run the same command again";
-    case ENOENT: return "check the path";
-    case EACCES: case EPERM: return "give this user the right to it or choose another path";
-    case EROFS: return "choose a path on a writable file system";
-    case ENOTDIR: return "a parent of the path is not a folder; choose another path";
-    case ENAMETOOLONG: return "choose a shorter path";
-    case EMFILE: case ENFILE: return "raise the limit of open files (ulimit -n)";
-    case ENOMEM: return "free host memory, then run the same command again";
-    default: return "check the disk and the path, then run the same command again";
+    case ENOSPC:
+    case EDQUOT:
+      return "free disk space or quota, then run the same command again";
+    case EFBIG:
+      return "raise the file size limit (ulimit -f), then run the same command again";
+    case ENOENT:
+      return "check the path";
+    case EACCES:
+    case EPERM:
+      return "give this user the right to it or choose another path";
+    case EROFS:
+      return "choose a path on a writable file system";
+    case ENOTDIR:
+      return "a parent of the path is not a folder; choose another path";
+    case ENAMETOOLONG:
+      return "choose a shorter path";
+    case EMFILE:
+    case ENFILE:
+      return "raise the limit of open files (ulimit -n)";
+    case ENOMEM:
+      return "free host memory, then run the same command again";
+    default:
+      return "check the disk and the path, then run the same command again";
   }
 }
 
 ErrorKind kind_for(int error_number) {
   switch (error_number) {
-    case ENOENT: return ErrorKind::missing;
-    case EACCES: case EPERM: return ErrorKind::permission;
-    case ENOMEM: return ErrorKind::memory;
-    default: return ErrorKind::io;
+    case ENOENT:
+      return ErrorKind::missing;
+    case EACCES:
+    case EPERM:
+      return ErrorKind::permission;
+    case ENOMEM:
+      return ErrorKind::memory;
+    default:
+      return ErrorKind::io;
   }
 }
 
@@ -175,9 +193,18 @@ const ExitCode& exit_code(ErrorKind kind) {
   return *std::find_if(kExitCodes.begin(), kExitCodes.end(), [&](const ExitCode& row) { return row.kind == kind; });
 }
 
+std::optional<ErrorKind> kind_of_code(int64_t code) {
+  const auto row = std::find_if(kExitCodes.begin(), kExitCodes.end(), [&](const ExitCode& r) { return r.code == code; });
+  return row == kExitCodes.end() ? std::nullopt : std::optional(row->kind);
+}
+
 Error::Error(ErrorKind error_kind, std::string what, std::string place, std::string to_do, std::vector<std::string> detail_lines)
-    : kind(error_kind), what_happened(std::move(what)), where(std::move(place)), what_to_do(std::move(to_do)),
-      details(std::move(detail_lines)), sentence_(what_happened + " (" + where + "); " + what_to_do) {}
+    : kind(error_kind),
+      what_happened(std::move(what)),
+      where(std::move(place)),
+      what_to_do(std::move(to_do)),
+      details(std::move(detail_lines)),
+      sentence_(what_happened + " (" + where + "); " + what_to_do) {}
 
 void fail(ErrorKind kind, std::string what_happened, std::string where, std::string what_to_do, std::vector<std::string> details) {
   throw Error(kind, std::move(what_happened), std::move(where), std::move(what_to_do), std::move(details));
@@ -188,7 +215,7 @@ std::string escape(std::string_view text, size_t max_bytes) { return join_shorte
 std::string error_line(const Error& error) {
   const std::string prefix = fmt::format("longlora-train: error[{}]: ", exit_code(error.kind).name);
   constexpr size_t kNoLimit = static_cast<size_t>(-1);
-  constexpr size_t kPunctuation = 5;   // " (" and "); "
+  constexpr size_t kPunctuation = 5;  // " (" and "); "
   std::string what = escape(error.what_happened, kNoLimit), where = escape(error.where), to_do = escape(error.what_to_do, kNoLimit);
   // WHAT gives way first, then WHERE; WHAT TO DO only if it could not fit in any line.
   const auto room = [&](size_t others) {

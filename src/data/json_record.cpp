@@ -5,6 +5,7 @@
 #include <unordered_set>
 
 #include "longlora/core/error.h"
+#include "longlora/core/text.h"
 
 namespace longlora {
 namespace {
@@ -41,7 +42,10 @@ class Scanner {
     ++at_;
     std::unordered_set<std::string> keys;
     skip_space();
-    if (peek() == '}') { ++at_; return; }
+    if (peek() == '}') {
+      ++at_;
+      return;
+    }
     while (true) {
       skip_space();
       const size_t key_at = at_;
@@ -53,7 +57,10 @@ class Scanner {
       skip_space();
       top ? member(*place) : value(depth);
       skip_space();
-      if (peek() == '}') { ++at_; return; }
+      if (peek() == '}') {
+        ++at_;
+        return;
+      }
       if (peek() != ',') bad(fmt::format("expected ',' or '}}', got {}", shown()));
       ++at_;
     }
@@ -82,12 +89,18 @@ class Scanner {
     check_depth(depth);
     ++at_;
     skip_space();
-    if (peek() == ']') { ++at_; return; }
+    if (peek() == ']') {
+      ++at_;
+      return;
+    }
     while (true) {
       skip_space();
       value(depth);
       skip_space();
-      if (peek() == ']') { ++at_; return; }
+      if (peek() == ']') {
+        ++at_;
+        return;
+      }
       if (peek() != ',') bad(fmt::format("expected ',' or ']', got {}", shown()));
       ++at_;
     }
@@ -99,13 +112,21 @@ class Scanner {
 
   void value(int depth) {
     switch (peek()) {
-      case '{': return object(depth + 1, false);
-      case '[': return array(depth + 1);
-      case '"': string(); return;
-      case 't': return literal("true");
-      case 'f': return literal("false");
-      case 'n': return literal("null");
-      default: return number();
+      case '{':
+        return object(depth + 1, false);
+      case '[':
+        return array(depth + 1);
+      case '"':
+        string();
+        return;
+      case 't':
+        return literal("true");
+      case 'f':
+        return literal("false");
+      case 'n':
+        return literal("null");
+      default:
+        return number();
     }
   }
 
@@ -123,8 +144,14 @@ class Scanner {
     const size_t begin = at_;
     if (peek() == '-') ++at_;
     if (begin == at_ && !is_digit()) bad(fmt::format("expected a value, got {}", shown()));
-    if (peek() == '0') ++at_; else digits();
-    if (peek() == '.') { ++at_; digits(); }
+    if (peek() == '0')
+      ++at_;
+    else
+      digits();
+    if (peek() == '.') {
+      ++at_;
+      digits();
+    }
     if (peek() == 'e' || peek() == 'E') {
       ++at_;
       if (peek() == '+' || peek() == '-') ++at_;
@@ -141,7 +168,10 @@ class Scanner {
       out.append(text_, at_, run - at_);
       at_ = run;
       if (at_ == text_.size()) bad("the string does not end before the line does");
-      if (text_[at_] == '"') { ++at_; return out; }
+      if (text_[at_] == '"') {
+        ++at_;
+        return out;
+      }
       if (text_[at_] != '\\') bad(fmt::format("control character {} must be escaped in a string", shown()));
       escape_sequence(out);
     }
@@ -180,17 +210,6 @@ class Scanner {
       code = code * 16 + static_cast<uint32_t>(digit);
     }
     return code;
-  }
-
-  static void append_utf8(std::string& out, uint32_t c) {
-    const auto put = [&](uint32_t byte) { out += static_cast<char>(byte); };
-    if (c < 0x80) return put(c);
-    if (c < 0x800) { put(0xC0 | c >> 6); return put(0x80 | (c & 0x3F)); }
-    if (c < 0x10000) { put(0xE0 | c >> 12); put(0x80 | (c >> 6 & 0x3F)); return put(0x80 | (c & 0x3F)); }
-    put(0xF0 | c >> 18);
-    put(0x80 | (c >> 12 & 0x3F));
-    put(0x80 | (c >> 6 & 0x3F));
-    put(0x80 | (c & 0x3F));
   }
 
   std::string_view text_, field_;

@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include <chrono>
 #include <thread>
@@ -11,7 +10,7 @@
 #include "dist/tcp_communicator.h"
 #include "longlora/core/clock.h"
 #include "longlora/core/error.h"
-#include "longlora/core/files.h"
+#include "longlora/core/host.h"
 #include "longlora/dist/nccl.h"
 
 namespace longlora::dist {
@@ -22,17 +21,8 @@ constexpr double kVerdictSeconds = 2;  // rank 0 says who is missing a little be
 constexpr auto kBetweenAttempts = std::chrono::milliseconds(20);
 constexpr const char* kAdvice = "start all ranks with the same command, configuration and program";
 
-/// Equal for all processes of one running kernel, different between hosts.
-Digest host_digest() {
-  char name[256] = {};
-  ::gethostname(name, sizeof name - 1);
-  std::string boot;
-  try {
-    boot = read_file("/proc/sys/kernel/random/boot_id", 4096);
-  } catch (const Error&) {  // a container without /proc: the name alone has to do
-  }
-  return sha256(std::string(name) + "\n" + boot);
-}
+/// Equal for all processes of one running kernel, different between hosts; without a boot id the name alone has to do.
+Digest host_digest() { return sha256(host_name() + "\n" + boot_id()); }
 
 Hello hello_of(const LaunchInfo& launch, const JoinOptions& options) {
   LONGLORA_CHECK(launch.rank >= 0 && launch.rank < launch.world_size, config,

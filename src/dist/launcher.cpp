@@ -34,7 +34,8 @@ void check_options(const LauncherOptions& o) {
 int exit_code_of(const WorldEnd& end) {
   if (end.second_signal != 0) return 128 + end.second_signal;
   // a rank that did stop, or lost the others, does not speak for those that had to be killed
-  const bool stopped = end.cause.code == 75 || end.cause.code == 76 || end.cause.code == 128 + end.stop_signal;
+  const std::optional<ErrorKind> kind = kind_of_code(end.cause.code);
+  const bool stopped = kind == ErrorKind::preempted || kind == ErrorKind::peer || end.cause.code == 128 + end.stop_signal;
   return end.grace_over && stopped ? 128 + SIGKILL : end.cause.code;
 }
 

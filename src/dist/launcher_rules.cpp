@@ -10,14 +10,14 @@
 namespace longlora::dist {
 namespace {
 
-constexpr int kInternal = 70, kPeer = 76, kSignalBase = 128, kLargestSignal = 64;
+constexpr int kSignalBase = 128, kLargestSignal = 64;
 
 bool by_signal(int code) { return code > kSignalBase && code <= kSignalBase + kLargestSignal; }
 
 }  // namespace
 
 RootCause root_cause(std::span<const RankEnd> ends) {
-  const auto weight = [](const RankEnd& end) { return end.consequence ? 2 : end.code == kPeer ? 1 : 0; };
+  const auto weight = [](const RankEnd& end) { return end.consequence ? 2 : kind_of_code(end.code) == ErrorKind::peer ? 1 : 0; };
   const RankEnd* root = nullptr;
   for (const RankEnd& end : ends) {
     if (end.code == 0) continue;
@@ -29,18 +29,18 @@ RootCause root_cause(std::span<const RankEnd> ends) {
 std::string describe_code(int code) {
   if (by_signal(code))
     return "signal " + std::to_string(code - kSignalBase) + " (" + ::strsignal(code - kSignalBase) + "), exit code " + std::to_string(code);
-  for (const ExitCode& row : exit_codes())
-    if (row.code == code) return "exit code " + std::to_string(code) + " (" + std::string(row.name) + ")";
-  return "exit code " + std::to_string(code);
+  const std::optional<ErrorKind> kind = kind_of_code(code);
+  return "exit code " + std::to_string(code) + (kind ? " (" + std::string(exit_code(*kind).name) + ")" : "");
 }
 
 std::optional<double> RestartRule::pause_before_restart(int code, double now_seconds) {
   constexpr double kHourSeconds = 3600, kLongestPauseSeconds = 60;
-  if (code != kPeer && code != kInternal && !by_signal(code)) {
+  const std::optional<ErrorKind> kind = kind_of_code(code);
+  if (kind != ErrorKind::peer && kind != ErrorKind::internal && !by_signal(code)) {
     refusal_ = "a restart does not help after " + describe_code(code);
     return std::nullopt;
   }
-  if (code == kInternal && std::exchange(internal_error_seen_, true)) {
+  if (kind == ErrorKind::internal && std::exchange(internal_error_seen_, true)) {
     refusal_ = "an internal error came a second time";
     return std::nullopt;
   }

@@ -15,7 +15,7 @@
 namespace longlora::dist {
 namespace {
 
-constexpr int kStoppedAndSaved = 75;
+bool stopped_and_saved(int code) { return kind_of_code(code) == ErrorKind::preempted; }
 
 int code_of(const siginfo_t& info) { return info.si_code == CLD_EXITED ? info.si_status : 128 + info.si_status; }
 
@@ -171,7 +171,7 @@ void World::leader_ended(Rank& rank, int code) {
   const double now = monotonic_seconds();
   const bool killed_by_us = rank.terminated || end_.grace_over || end_.second_signal != 0;
   ends_.push_back({rank.number, code, now, killed_by_us});
-  const bool stopped = code == kStoppedAndSaved || (end_.stop_signal != 0 && code == 128 + end_.stop_signal);
+  const bool stopped = stopped_and_saved(code) || (end_.stop_signal != 0 && code == 128 + end_.stop_signal);
   if (code == 0 || killed_by_us) return;
   if (stopped) {
     saved_and_stopped_ = true;
@@ -204,12 +204,12 @@ void World::check_deadlines() {
 void World::explain(const WorldEnd& end) const {
   if (end.cause.rank < 0) return;
   const Rank& rank = *ranks_[static_cast<size_t>(end.cause.rank - options_.node_rank * options_.ranks_per_node)];
-  if (end.cause.code != kStoppedAndSaved && !rank.output.hidden().empty()) {
+  if (!stopped_and_saved(end.cause.code) && !rank.output.hidden().empty()) {
     terminal_.say(LogLevel::notice, "last lines of rank " + std::to_string(rank.number) + ":");
     for (const std::string& line : rank.output.hidden()) terminal_.error.add("[rank " + std::to_string(rank.number) + "] ", line);
   }
   const std::string log = rank.output.log_path().string();
-  terminal_.say(end.cause.code == kStoppedAndSaved ? LogLevel::notice : LogLevel::warning,
+  terminal_.say(stopped_and_saved(end.cause.code) ? LogLevel::notice : LogLevel::warning,
                 "rank " + std::to_string(rank.number) + " ended first: " + describe_code(end.cause.code) +
                     (log.empty() ? "" : "; all it printed: " + log));
   if (end.cause.code == 128 + SIGKILL && !end.grace_over && end.second_signal == 0) {

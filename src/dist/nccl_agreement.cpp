@@ -9,11 +9,14 @@
 
 #include "dist/nccl_result.h"
 #include "longlora/core/error.h"
-#include "longlora/core/files.h"
+#include "longlora/core/host.h"
 
 namespace longlora::dist {
 
-Digest host_identity() { return sha256(read_file("/proc/sys/kernel/random/boot_id", 4096)); }
+Digest host_identity() {
+  const std::string boot = boot_id();
+  return sha256(boot.empty() ? host_name() : boot);
+}
 
 std::string uuid_text(const CollectiveLibrary::DeviceUuid& uuid) {
   const std::string hex = to_hex(uuid);
@@ -24,8 +27,7 @@ void agree_ready(Communicator& control, const Status& mine, const std::string& w
   const std::vector<Status> all = control.barrier(mine);
   for (size_t rank = 0; rank < all.size(); ++rank) {
     if (all[rank].code == 0) continue;
-    const auto row = std::ranges::find(exit_codes(), all[rank].code, &ExitCode::code);
-    fail(row == exit_codes().end() ? ErrorKind::peer : row->kind, all[rank].text, fmt::format("rank {}", rank), what_to_do);
+    fail(kind_of_code(all[rank].code).value_or(ErrorKind::peer), all[rank].text, fmt::format("rank {}", rank), what_to_do);
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "longlora/core/text.h"
 #include "tokenizer/unicode.h"
 
 namespace longlora {
@@ -90,15 +91,15 @@ void apply(const PrefixSpaceStep&, Words& words) {
 void apply(const MetaspaceStep& step, Words& words) {
   const bool starts_document = words.starts_document;
   rewrite_words(words, [&](std::string_view word, const Range& range, std::string& out) {
-    const bool wanted = step.scheme == PrependScheme::always ||
-                        (step.scheme == PrependScheme::first && starts_document && range.begin == 0);
+    const bool wanted =
+        step.scheme == PrependScheme::always || (step.scheme == PrependScheme::first && starts_document && range.begin == 0);
     const std::string replaced = replace_all(word, " ", step.replacement);
     if (wanted && !replaced.starts_with(step.replacement)) out += step.replacement;
     out += replaced;
   });
   if (!step.split) return;
   std::vector<Range> out;
-  for (const Range& range : words.ranges) {   // a word begins at every replacement character
+  for (const Range& range : words.ranges) {  // a word begins at every replacement character
     size_t begin = range.begin;
     for (size_t hit = range.begin; (hit = words.text.find(step.replacement, hit)) < range.end; hit += step.replacement.size()) {
       if (hit > begin) out.push_back({begin, hit});

@@ -2,23 +2,9 @@
 
 #include <array>
 
-namespace longlora {
+#include "longlora/core/text.h"
 
-void append_utf8(std::string& out, char32_t c) {
-  const auto tail = [&](int shift) { out += static_cast<char>(0x80u | ((c >> shift) & 0x3Fu)); };
-  if (c < 0x80) {
-    out += static_cast<char>(c);
-  } else if (c < 0x800) {
-    out += static_cast<char>(0xC0u | (c >> 6));
-    tail(0);
-  } else if (c < 0x10000) {
-    out += static_cast<char>(0xE0u | (c >> 12));
-    tail(6), tail(0);
-  } else {
-    out += static_cast<char>(0xF0u | (c >> 18));
-    tail(12), tail(6), tail(0);
-  }
-}
+namespace longlora {
 
 bool is_white_space(char32_t c) {
   if (c < 0x80) return (c >= 0x09 && c <= 0x0D) || c == 0x20;
@@ -38,7 +24,7 @@ size_t well_formed_prefix(std::string_view s, size_t at, bool& complete) {
   for (; have < need && at + have < s.size(); ++have) {
     const uint8_t byte = static_cast<uint8_t>(s[at + have]);
     uint8_t low = 0x80, high = 0xBF;
-    if (have == 1) {   // the second byte excludes overlong forms, surrogates and numbers above U+10FFFF
+    if (have == 1) {  // the second byte excludes overlong forms, surrogates and numbers above U+10FFFF
       if (lead == 0xE0) low = 0xA0;
       if (lead == 0xED) high = 0x9F;
       if (lead == 0xF0) low = 0x90;
@@ -77,8 +63,10 @@ std::string lossy_utf8(std::string_view bytes) {
   for (size_t at = 0; at < bytes.size();) {
     bool complete = false;
     const size_t length = well_formed_prefix(bytes, at, complete);
-    if (complete) out.append(bytes.substr(at, length));
-    else append_utf8(out, 0xFFFD);
+    if (complete)
+      out.append(bytes.substr(at, length));
+    else
+      append_utf8(out, 0xFFFD);
     at += length;
   }
   return out;

@@ -8,7 +8,7 @@
 namespace longlora {
 
 inline constexpr char32_t kMaxCodePoint = 0x10FFFF;
-inline constexpr std::string_view kMetaspace = "\xE2\x96\x81";   // U+2581, sentencepiece's visible space
+inline constexpr std::string_view kMetaspace = "\xE2\x96\x81";  // U+2581, sentencepiece's visible space
 
 struct CodePoint {
   char32_t value;
@@ -24,8 +24,6 @@ inline CodePoint code_point_at(std::string_view text, size_t at) {
   if (lead < 0xF0) return {char32_t(lead & 0x0Fu) << 12 | char32_t(byte(1) & 0x3Fu) << 6 | (byte(2) & 0x3Fu), 3};
   return {char32_t(lead & 0x07u) << 18 | char32_t(byte(1) & 0x3Fu) << 12 | char32_t(byte(2) & 0x3Fu) << 6 | (byte(3) & 0x3Fu), 4};
 }
-
-void append_utf8(std::string& out, char32_t code_point);
 
 /// Unicode property White_Space (25 code points, stable since Unicode 6.3).
 bool is_white_space(char32_t);

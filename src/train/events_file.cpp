@@ -1,12 +1,11 @@
 #include "longlora/train/events_file.h"
 
-#include <unistd.h>
-
 #include <array>
 #include <bit>
 #include <chrono>
 
 #include "longlora/core/error.h"
+#include "longlora/core/host.h"
 #include "longlora/core/log.h"
 
 namespace longlora {
@@ -55,9 +54,7 @@ std::string event_start(double wall_seconds) {
 double wall_seconds() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
 
 std::string file_name() {
-  char host[256] = "localhost";
-  ::gethostname(host, sizeof host - 1);
-  return "events.out.tfevents." + std::to_string(static_cast<int64_t>(wall_seconds())) + "." + host + "." + process_nonce();
+  return "events.out.tfevents." + std::to_string(static_cast<int64_t>(wall_seconds())) + "." + host_name() + "." + process_nonce();
 }
 
 }  // namespace

@@ -21,18 +21,11 @@ void write(LlamaModel& model, const ExportContext& context, const ExportRequest&
     export_merged(model, context, request.to, request.dtype, request.max_shard_bytes);
 }
 
-/// Reading a checkpoint must not disturb the run that may be writing others: nothing is renamed or removed here.
+/// Nothing is renamed or removed: the run may be writing others.
 CheckpointFolder::Found newest_checkpoint(const std::filesystem::path& folder) {
-  int64_t best = -1;
-  std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
-    const std::string name = entry.path().filename().string();
-    if (name.starts_with("step-")) best = std::max<int64_t>(best, std::atoll(name.c_str() + 5));
-  }
-  LONGLORA_CHECK(best >= 0, missing, "no checkpoint", folder.string(), "train at least until the first checkpoint");
-  char name[32];
-  std::snprintf(name, sizeof name, "step-%010lld", static_cast<long long>(best));
-  return CheckpointFolder::verify(folder / name);
+  const auto found = std::filesystem::exists(folder) ? CheckpointFolder::latest(folder) : std::nullopt;
+  LONGLORA_CHECK(found.has_value(), missing, "no checkpoint", folder.string(), "train at least until the first checkpoint");
+  return *found;
 }
 
 }  // namespace

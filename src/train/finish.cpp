@@ -9,8 +9,6 @@
 namespace longlora {
 namespace {
 
-constexpr uint64_t kMaxShardBytes = uint64_t{5} << 30;
-
 /// The old result is moved aside while the new one is written, so there is no moment without a complete one under some name.
 template <class F>
 void replace_folder(const std::filesystem::path& target, F&& write) {
@@ -60,7 +58,7 @@ std::filesystem::path export_result(LlamaModel& model, const PreparedRun& run, c
     replace_folder(target, [&] { export_peft(model, context, target); });
   } else if (run.config().tuning.mode == TuningMode::full) {
     target = output / "model";
-    replace_folder(target, [&] { export_merged(model, context, target, export_dtype(*run.base), kMaxShardBytes); });
+    replace_folder(target, [&] { export_merged(model, context, target, export_dtype(*run.base), kDefaultShardBytes); });
   }
   return target;
 }

@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include "longlora/config/names.h"
 #include "longlora/core/error.h"
 #include "longlora/core/json.h"
 #include "longlora/core/log.h"
@@ -7,8 +8,6 @@
 
 namespace longlora {
 namespace {
-
-std::string_view name_of(AttentionKind kind) { return kind == AttentionKind::full ? "full" : kind == AttentionKind::s2 ? "s2" : "s2_wrap"; }
 
 std::string metrics_line(const StepReport& r, const SpeedScale& scale) {
   const FlopsPerToken& flops = r.attention == AttentionKind::full ? scale.full_attention : scale.as_configured;
@@ -23,9 +22,9 @@ std::string metrics_line(const StepReport& r, const SpeedScale& scale) {
       "\"hfu\": {:.4f}, \"data_wait_seconds\": {:.4f}, \"memory_bytes\": {}, \"memory_peak_bytes\": {}, "
       "\"tensor_bytes\": {}, \"tensor_peak_bytes\": {}, \"large_allocations\": {}}}\n",
       r.step, json_number(r.loss), json_number(r.grad_norm), json_number(r.learning_rate), r.tokens, r.targets, r.padding,
-      name_of(r.attention), r.outcome == Outcome::applied ? "applied" : "skipped", r.first_row, r.hash, r.seconds, rate, share(flops.model),
-      share(flops.hardware), r.data_wait_seconds, r.memory_bytes, r.memory_peak_bytes, r.tensors.live_bytes, r.tensors.peak_bytes,
-      r.tensors.large_allocations);
+      name_of_value(r.attention), r.outcome == Outcome::applied ? "applied" : "skipped", r.first_row, r.hash, r.seconds, rate,
+      share(flops.model), share(flops.hardware), r.data_wait_seconds, r.memory_bytes, r.memory_peak_bytes, r.tensors.live_bytes,
+      r.tensors.peak_bytes, r.tensors.large_allocations);
 }
 
 }  // namespace

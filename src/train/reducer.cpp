@@ -10,7 +10,7 @@
 #include <cmath>
 #include <map>
 
-#include "checkpoint/tensor_tools.h"
+#include "longlora/checkpoint/tensor_bytes.h"
 #include "longlora/core/error.h"
 #include "longlora/core/log.h"
 #include "longlora/ops/memory_counter.h"
@@ -222,7 +222,7 @@ bool Reducer::agree_on_failure(const std::exception_ptr& mine, int64_t step) {
   if (flags[0] == 0) return flags[1] != 0;
   if (mine && code != 0) std::rethrow_exception(mine);
   const int64_t finder = kRanks - 1 - flags[0] % kRanks;
-  fail(kind_of_code(flags[0] / kRanks), "rank " + std::to_string(finder) + " could not compute this step",
+  fail(kind_of_code(flags[0] / kRanks).value_or(ErrorKind::internal), "rank " + std::to_string(finder) + " could not compute this step",
        "rank " + std::to_string(s.me()) + " step " + std::to_string(step), "see the last line of rank " + std::to_string(finder));
 }
 

@@ -8,6 +8,7 @@
 #include "longlora/core/clock.h"
 #include "longlora/core/error.h"
 #include "longlora/core/files.h"
+#include "longlora/core/host.h"
 #include "longlora/core/json.h"
 #include "longlora/core/log.h"
 #include "longlora/core/text.h"
@@ -76,14 +77,12 @@ void RunFolder::say(const std::string& line) const {
 
 void RunFolder::describe(const PreparedRun& run, const std::map<std::string, std::string>& identity) const {
   write_file_atomic(path_ / "config.yaml", print_config(run.config(), run.loaded.origins));
-  char host[256] = "localhost";
-  ::gethostname(host, sizeof host - 1);
   const CpuInfo& cpu = cpu_info();
   const std::string text = fmt::format(
       "{{\n  \"version\": {},\n  \"started\": {},\n  \"run_id\": {},\n  \"host\": {},\n  \"pid\": {},\n  \"cpu\": {},\n  "
       "\"physical_cores\": {},\n"
       "  \"native_bf16\": {},\n  \"fingerprint\": {},\n  \"identity\": {},\n  \"memory_plan_bytes\": {},\n  \"memory_policy\": {}\n}}\n",
-      json_quote(kVersion), json_quote(wall_clock_iso8601()), json_quote(run_status().run_id), json_quote(host), ::getpid(),
+      json_quote(kVersion), json_quote(wall_clock_iso8601()), json_quote(run_status().run_id), json_quote(host_name()), ::getpid(),
       json_quote(cpu.model), cpu.physical_cores, cpu.native_bf16, as_json(fingerprint(run.compute, run.device, run.base->config.head_dim)),
       as_json(identity), run.memory.peak_bytes(), json_quote(run.memory.policy_summary()));
   write_file_atomic(path_ / "environment.json", text);

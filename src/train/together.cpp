@@ -27,12 +27,6 @@ bool any_rank(dist::Communicator& ranks, bool mine) {
   return flag != 0;
 }
 
-ErrorKind kind_of_code(int64_t code) {
-  for (const ExitCode& row : exit_codes())
-    if (row.code == code) return row.kind;
-  return ErrorKind::internal;
-}
-
 void together(dist::Communicator& ranks, const std::function<void()>& f) {
   std::exception_ptr error;
   try {
@@ -45,8 +39,8 @@ void together(dist::Communicator& ranks, const std::function<void()>& f) {
   if (error) std::rethrow_exception(error);
   for (size_t r = 0; r < all.size(); ++r)
     if (all[r].code != 0)
-      fail(kind_of_code(all[r].code), "rank " + std::to_string(r) + ": " + all[r].text, "rank " + std::to_string(ranks.rank()),
-           "see rank " + std::to_string(r));
+      fail(kind_of_code(all[r].code).value_or(ErrorKind::internal), "rank " + std::to_string(r) + ": " + all[r].text,
+           "rank " + std::to_string(ranks.rank()), "see rank " + std::to_string(r));
 }
 
 void on_root(dist::Communicator& ranks, const std::function<void()>& f) {

@@ -15,8 +15,6 @@ void together(dist::Communicator&, const std::function<void()>& f);
 void on_root(dist::Communicator&, const std::function<void()>& f);
 /// Whether any rank says so; the same answer on all.
 bool any_rank(dist::Communicator&, bool mine);
-/// The kind that a rank's exit code stands for; internal for a code that is none of ours.
-ErrorKind kind_of_code(int64_t code);
 /// The root's text on every rank.
 std::string root_text(dist::Communicator&, std::string text);
 

@@ -85,20 +85,6 @@ TEST(Manifest, RefusesWhatIsNotItsOneText) {
             "checkpoint format 2, this program reads format 1 (M); resume with the program version that wrote it");
 }
 
-TEST(Retention, KeepsTheNewest) {
-  using Steps = std::vector<int64_t>;
-  const struct {
-    Steps complete;
-    int64_t keep;
-    Steps victims;
-  } cases[] = {
-      {{}, 2, {}},          {{5}, 1, {}},           {{5, 7}, 1, {5}},        {{7, 5}, 2, {}},
-      {{3, 1, 2}, 2, {1}},  {{1, 2, 3}, 0, {1, 2}}, {{1, 2, 3}, -4, {1, 2}}, {{4, 4, 4}, 1, {}},
-      {{1, 2, 3}, 100, {}},
-  };
-  for (const auto& c : cases) EXPECT_EQ(retained_victims(c.complete, c.keep), c.victims) << testing::PrintToString(c.complete) << c.keep;
-}
-
 TEST(CheckpointFolder, CommitIsVisibleCompleteAndFound) {
   const TempDir dir;
   CheckpointFolder folder(dir / "a/b/checkpoints");

@@ -1,15 +1,19 @@
 // Reading rules of configuration files: what is refused, with which sentence and place.
 
 #include <fmt/format.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include "longlora/config/scalar_text.h"
 #include "support/error_of.h"
 #include "support/temp_dir.h"
 #include "valid_text.h"
 
 namespace longlora {
 namespace {
+
+using testing::HasSubstr;
 
 std::vector<std::string> problems_of(std::string_view text, std::string_view source = "run.yaml") {
   return details_of([&] { parse_config(text, source); });
@@ -25,7 +29,8 @@ TEST(Reading, AnUnknownKeyIsNamedWithPlaceAndNearestKey) {
 }
 
 TEST(Reading, EveryRuleOfTheTextHasItsSentence) {
-  const struct { std::string line, expected;
+  const struct {
+    std::string line, expected;
   } cases[] = {
       {"optimizer: {eps: 1e-6, eps: 1e-7}", "run.yaml:7:24: duplicate key 'eps', first at run.yaml:7:13; remove one of the two"},
       {"optimizer: &x {eps: 1e-6}", "run.yaml:7:12: anchor '&x' is not allowed; write the value where it is needed"},
@@ -69,8 +74,7 @@ TEST(Reading, BytesAndSizeAreCheckedBeforeTheParserSeesThem) {
   EXPECT_EQ(problems_of(std::string("a: \0b", 5)).front(), "run.yaml:1:4: control character \\x00; remove it");
   EXPECT_EQ(problems_of(std::string((size_t{1} << 20) + 1, '#')).front(),
             "run.yaml: 1048577 bytes, at most 1048576 allowed; give a configuration file");
-  EXPECT_EQ(problems_of("%YAML 1.2\n---\n" + kValidYaml).front(),
-            "run.yaml:1:1: a YAML directive (%...) is not allowed; remove the line");
+  EXPECT_EQ(problems_of("%YAML 1.2\n---\n" + kValidYaml).front(), "run.yaml:1:1: a YAML directive (%...) is not allowed; remove the line");
   for (const char* empty : {"", "# only a comment\n", "---\n", "~\n"})
     EXPECT_NE(problems_of(empty).front().find("the document is empty"), std::string::npos) << empty;
   EXPECT_EQ(problems_of("- a\n").front(),
@@ -114,7 +118,31 @@ TEST(Reading, SizesHaveUnits) {
   EXPECT_EQ(budget("5GB"), 5000000000);
   EXPECT_EQ(budget("2GiB"), int64_t{2} << 30);
   EXPECT_EQ(budget("1.5GiB"), int64_t{3} << 29);
+  EXPECT_EQ(budget("1.1GiB"), 1181116006) << "rounded down to whole bytes";
   EXPECT_EQ(parse_config(with("optimizer: {learning_rate: 2e-5}"), "a").config.optimizer.learning_rate, 2e-5);
+}
+
+TEST(Reading, SizesOfFlags) {
+  EXPECT_EQ(size_of_flag("32k", Unit::tokens, "--context"), 32768);
+  EXPECT_EQ(size_of_flag("500kB", Unit::bytes, "--max-shard-size"), 500000);
+  EXPECT_EQ(size_of_flag("1048576", Unit::bytes, "--max-shard-size"), 1048576);
+  EXPECT_EQ(size_of_flag("74.5", Unit::bytes, "--device-memory", "GiB"), 79993765888);
+  EXPECT_EQ(size_of_flag("80GB", Unit::bytes, "--device-memory", "GiB"), 80000000000);
+  const auto refused = [](const std::string& text, Unit unit, const std::string& flag, std::string_view bare_unit) {
+    const Error error = *thrown_by([&] { size_of_flag(text, unit, flag, bare_unit); });
+    EXPECT_EQ(error.kind, ErrorKind::usage);
+    return std::string(error.what());
+  };
+  EXPECT_EQ(refused("32K", Unit::tokens, "--context", ""),
+            "got '32K', expected a positive number of tokens, or like 32k (--context); write 32k");
+  EXPECT_EQ(refused("4kB", Unit::tokens, "--context", ""),
+            "got '4kB', expected a positive number of tokens, or like 32k (--context); write for example 4096 or 32k");
+  EXPECT_EQ(refused("5 gb", Unit::bytes, "--max-shard-size", ""),
+            "got '5 gb', expected a positive number of bytes, or like 5GB or 2GiB (--max-shard-size); write 5GB");
+  EXPECT_EQ(refused("all", Unit::bytes, "--device-memory", "GiB"),
+            "got 'all', expected a positive number of GiB, or like 5GB or 2GiB (--device-memory); write for example 5GB or 2GiB");
+  for (const char* text : {"", "0", "-4", "0GiB", "-1GiB", "1e999", "99999999999999999999"})
+    EXPECT_THAT(refused(text, Unit::bytes, "--host-memory", "GiB"), HasSubstr("write for example")) << text;
 }
 
 TEST(Reading, AllProblemsAreReportedTogetherAndCounted) {
@@ -150,7 +178,7 @@ TEST(Reading, FilesThatAreNoConfigurationAreRefusedAtOnce) {
   EXPECT_EQ(kind_for(dir / "pipe.yaml"), ErrorKind::config);
   dir.write("large.yaml", std::string((size_t{1} << 20) + 1, ' '));
   EXPECT_EQ(kind_for(dir / "large.yaml"), ErrorKind::config);
-  std::filesystem::resize_file(dir / "large.yaml", uint64_t{1} << 30);   // sparse
+  std::filesystem::resize_file(dir / "large.yaml", uint64_t{1} << 30);  // sparse
   EXPECT_EQ(kind_for(dir / "large.yaml"), ErrorKind::config);
 }
 
@@ -159,7 +187,7 @@ TEST(Reading, RequiredKeysAreNotReportedWhenOnlyMisspelt) {
       problems_of("modell: {path: m}\ndata: {trian: [{path: b}], sequence_length: 512}\ntrain: {step: 5}\noutput_dri: x\n");
   for (const std::string& line : found)
     EXPECT_TRUE(line.find("unknown key") != std::string::npos || line.find("model.path") != std::string::npos) << line;
-  EXPECT_EQ(found.size(), 5u);   // four misspellings; what stood inside `modell` is unknown
+  EXPECT_EQ(found.size(), 5u);  // four misspellings; what stood inside `modell` is unknown
 }
 
 }  // namespace

@@ -83,6 +83,7 @@ def check_plan(rates):
         rows = json.loads(run(*question, "--json", "--table", "512,1024,134217728"))
         assert [row["sequence_length"] for row in rows] == [512, 1024, 134217728]
         assert PLAN_FIELDS <= set(rows[0]) and rows[0]["step_seconds"] == seconds and "GiB" in rows[2]["refused"], rows[2]
+        check_sizes(question, rows)
         (folder / "rates.json").write_text(json.dumps(rates | {"link": 0, "kind": "cuda"}))
         run(*question, "--rates", str(folder / "rates.json"), code=65)
         check_plan_targets(question[:-4], assumed)
@@ -111,6 +112,23 @@ def check_plan_targets(question, assumed):
     rows = json.loads(run(*streamed, "--table", "8192,65536"))
     assert "row tile" in rows[0]["refused"] and rows[1]["sequence_length"] == 65536 and "peak" in rows[1], rows
     run(*streamed, "--table", "4096,8192", code=78)   # possible with no length
+
+
+def check_sizes(question, rows):
+    """One spelling of sizes for all flags; GiB where the flag's number is bare."""
+    spelled = [{"4": "4GiB", "8": "8192MiB"}.get(word, word) for word in question]
+    assert json.loads(run(*spelled, "--json", "--table", "0.5k,1k,128M")) == rows
+    for flag, value, accepted in (("--device-memory", "76gib", "write 76GiB"), ("--host-memory", "0", "positive number of GiB, or like 5GB"),
+                                  ("--table", "512,32K", "write 32k"), ("--table", "-4", "positive number of tokens, or like 32k")):
+        refuse(*question[:-4], f"{flag}={value}", says=accepted)
+    refuse("import", "--from", "a", "--to", "b", "--max-shard-size", "5 gb", says="write 5GB")
+    refuse("export", "--run", "a", "--to", "b", "--max-shard-size", "0", says="positive number of bytes, or like 5GB or 2GiB")
+    refuse("eval", "perplexity", "--model", "a", "--data", "b", "--context", "512,4K", says="write 4k")
+
+
+def refuse(*arguments, says):
+    done = subprocess.run([PROGRAM, *arguments], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 64 and says in done.stderr, f"{arguments}: {done.returncode}\n{done.stderr}"
 
 
 def check_exit_code_table():

@@ -16,9 +16,9 @@ namespace longlora {
 namespace {
 
 TEST(ExitCodes, AreTheTableOfTheSpecification) {
-  const std::pair<int, std::string_view> expected[] = {{64, "usage"}, {65, "data"}, {66, "missing"}, {70, "internal"}, {71, "memory"},
-                                                       {73, "busy"}, {74, "io"}, {75, "preempted"}, {76, "peer"}, {77, "permission"},
-                                                       {78, "config"}, {79, "numeric"}, {80, "no-checkpoint"}, {81, "mismatch"}};
+  const std::pair<int, std::string_view> expected[] = {
+      {64, "usage"},     {65, "data"}, {66, "missing"},    {70, "internal"}, {71, "memory"},  {73, "busy"},          {74, "io"},
+      {75, "preempted"}, {76, "peer"}, {77, "permission"}, {78, "config"},   {79, "numeric"}, {80, "no-checkpoint"}, {81, "mismatch"}};
   ASSERT_EQ(exit_codes().size(), std::size(expected));
   std::set<ErrorKind> kinds;
   for (size_t i = 0; i < std::size(expected); ++i) {
@@ -26,10 +26,12 @@ TEST(ExitCodes, AreTheTableOfTheSpecification) {
     EXPECT_EQ(exit_codes()[i].name, expected[i].second);
     EXPECT_FALSE(exit_codes()[i].sentence.empty());
     EXPECT_EQ(exit_code(exit_codes()[i].kind).code, expected[i].first);
+    EXPECT_EQ(kind_of_code(expected[i].first), exit_codes()[i].kind);
     EXPECT_EQ(exit_codes()[i].retry_unchanged, expected[i].first == 75 || expected[i].first == 76);
     kinds.insert(exit_codes()[i].kind);
   }
   EXPECT_EQ(kinds.size(), std::size(expected));
+  EXPECT_EQ(kind_of_code(0), std::nullopt);
 }
 
 TEST(ErrorLine, HasTheFormOfTheSpecification) {
@@ -38,8 +40,14 @@ TEST(ErrorLine, HasTheFormOfTheSpecification) {
 }
 
 TEST(ErrorLine, IsOneShortLineWhateverStandsInIt) {
-  const std::string texts[] = {"", "short", std::string(50, 'w'), std::string(150, 'w'), std::string(5000, 'w'), std::string(500, '\n'),
-                               std::string(400, '\xff'), "\xf0\x9f\xa6\x99 llama \x1b[31m"};
+  const std::string texts[] = {"",
+                               "short",
+                               std::string(50, 'w'),
+                               std::string(150, 'w'),
+                               std::string(5000, 'w'),
+                               std::string(500, '\n'),
+                               std::string(400, '\xff'),
+                               "\xf0\x9f\xa6\x99 llama \x1b[31m"};
   for (const ErrorKind kind : {ErrorKind::io, ErrorKind::no_checkpoint})
     for (const std::string& what : texts)
       for (const std::string& where : texts)
@@ -113,7 +121,7 @@ TEST(RunGuarded, DetailsComeFirstAndAreCapped) {
   for (int i = 0; i < 25; ++i) details.push_back("detail " + std::to_string(i) + "\x01");
   const std::string output = run([&]() -> int { fail(ErrorKind::config, "25 problems", "f", "do", details); }).output;
   const std::vector<std::string> lines = split(output, '\n');
-  ASSERT_EQ(lines.size(), 23u);   // 20 details, the rest counted, the final line, and what follows its line end
+  ASSERT_EQ(lines.size(), 23u);  // 20 details, the rest counted, the final line, and what follows its line end
   EXPECT_EQ(lines[0], "detail 0\\x01");
   EXPECT_EQ(lines[20], "and 5 more");
   EXPECT_EQ(lines[21], "longlora-train: error[config]: 25 problems (f); do");

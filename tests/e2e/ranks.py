@@ -193,7 +193,7 @@ def stop_a_rank():
         config = settings(place, train={"steps": 400, "global_batch": 4, "micro_batch": 1}, evaluate={"every": 0},
                           dist={"timeout_seconds": 3})
         out = place.path / "out"
-        run = subprocess.Popen([*launch(2, "--max-restarts", "0", "--ranks", "all"), *train_line(config, out)], env=environment(),
+        run = subprocess.Popen([*launch(2, "--max-restarts", "0", "--show-ranks", "all"), *train_line(config, out)], env=environment(),
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         while not (out / "metrics.jsonl").exists() or len(metrics_so_far(out)) < 3:
             assert run.poll() is None, run.communicate()[0]

@@ -4,6 +4,8 @@
 
 #include <set>
 
+#include "longlora/core/text.h"
+
 namespace longlora {
 namespace {
 
@@ -40,28 +42,30 @@ TEST(Unicode, EveryByteHasItsOwnPrintableCharacter) {
     seen.insert(c);
   }
   EXPECT_EQ(seen.size(), 256u);
-  EXPECT_EQ(char_of_byte(' '), 0x120u);    // the G with dot of GPT-2
+  EXPECT_EQ(char_of_byte(' '), 0x120u);  // the G with dot of GPT-2
   EXPECT_EQ(char_of_byte('\n'), 0x10Au);
   EXPECT_EQ(char_of_byte('A'), U'A');
-  EXPECT_EQ(char_of_byte(0xAD), 0x143u);   // the soft hyphen comes last
+  EXPECT_EQ(char_of_byte(0xAD), 0x143u);  // the soft hyphen comes last
   EXPECT_EQ(byte_of_char(U' '), -1);
   EXPECT_EQ(byte_of_char(0x144), -1);
 }
 
 TEST(Unicode, LossyReplacesEachMaximalPartOnce) {
   const std::string mark = "\xEF\xBF\xBD";
-  const struct { std::string bytes, text; } table[] = {
+  const struct {
+    std::string bytes, text;
+  } table[] = {
       {"", ""},
       {"\x80", mark},
       {"a\xFFz", "a" + mark + "z"},
-      {"\xE2\x96", mark},                              // one part of a truncated character
+      {"\xE2\x96", mark},  // one part of a truncated character
       {"\xE2\x96z", mark + "z"},
-      {"\xC0\xAF", mark + mark},                       // overlong: each byte alone
-      {"\xED\xA0\x80", mark + mark + mark},            // surrogate
-      {"\xF4\x90\x80\x80", mark + mark + mark + mark}, // above U+10FFFF
+      {"\xC0\xAF", mark + mark},                        // overlong: each byte alone
+      {"\xED\xA0\x80", mark + mark + mark},             // surrogate
+      {"\xF4\x90\x80\x80", mark + mark + mark + mark},  // above U+10FFFF
       {"\xF0\x9F\xA6", mark},
       {"\xF0\x9F\xA6\x99", "\xF0\x9F\xA6\x99"},
-      {"\xE1\x80\xE2\xF0\x91\x92\xF1\xBF\x41", mark + mark + mark + mark + "A"},   // Unicode 15, table 3-11
+      {"\xE1\x80\xE2\xF0\x91\x92\xF1\xBF\x41", mark + mark + mark + mark + "A"},  // Unicode 15, table 3-11
   };
   for (const auto& row : table) EXPECT_EQ(lossy_utf8(row.bytes), row.text);
 }

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "longlora/core/files.h"
 #include "longlora/core/json.h"
 #include "longlora/formats/weights.h"
 #include "longlora/train/export_run.h"
@@ -166,6 +167,17 @@ TEST(ExportRun, WritesTheNewestCheckpointAndRefusesAnExistingTarget) {
   const auto weights = open_weight_folder(tiny.dir / "merged");
   EXPECT_EQ(weights->find("model.norm.weight")->dtype, DType::bf16);
   EXPECT_THAT(error_of([&] { export_run(tiny.dir / "out", {.to = tiny.dir / "merged"}); }), HasSubstr("the target exists"));
+}
+
+TEST(ExportRun, TakesTheNextLowerWhereTheNewestIsDamagedAndTouchesNothing) {
+  TinyRun tiny;
+  run_training(tiny.request(tiny.yaml("full", "out"), {{"train.steps", "2"}, {"checkpoint.every", "1"}, {"checkpoint.keep", "2"}}));
+  tiny.dir.write("out/checkpoints/step-0000000002/state.json", "{}");
+  export_run(tiny.dir / "out", {.to = tiny.dir / "merged"});
+  EXPECT_THAT(read_file(tiny.dir / "merged/README.md", 1 << 20), HasSubstr("steps: 1\n"));
+  EXPECT_TRUE(std::filesystem::exists(tiny.dir / "out/checkpoints/step-0000000002"));
+  std::filesystem::remove_all(tiny.dir / "out/checkpoints");
+  EXPECT_THAT(error_of([&] { export_run(tiny.dir / "out", {.to = tiny.dir / "other"}); }), HasSubstr("no checkpoint"));
 }
 
 TEST(Report, NeedsARun) {

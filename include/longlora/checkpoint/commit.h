@@ -30,9 +30,6 @@ std::string print_manifest(const Manifest&);
 /// Inverse. Any other text: ErrorKind::data naming `source`; intact text of another format version: ErrorKind::mismatch naming both.
 Manifest parse_manifest(std::string_view text, std::string_view source);
 
-/// Which complete steps to delete: all but the newest `keep` (values below 1 count as 1). Pure, signed; ascending.
-std::vector<int64_t> retained_victims(std::vector<int64_t> complete_steps, int64_t keep);
-
 class CheckpointFolder {
  public:
   /// Creates the folder durably; removes tmp-* and trash-* of other nonces. Only for the owner of the run's lock.

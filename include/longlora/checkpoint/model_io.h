@@ -13,6 +13,8 @@
 
 namespace longlora {
 
+constexpr uint64_t kDefaultShardBytes = 5'000'000'000;  // largest file of an exported model
+
 /// A base model on disk: Hugging Face folder or .gguf file. Headers are checked at construction, nothing is loaded.
 struct BaseModel {
   explicit BaseModel(const std::filesystem::path& path,

@@ -1,11 +1,14 @@
 #pragma once
-// Errors of the whole program: one type, one table of exit codes, one place that ends the process.
+// Errors of the whole program: one type, one table of exit codes, one place that turns an error into the end of the process.
 //
 // Goals: every failure names what (got/expected), where, and what to do; the exit code tells a scheduler what to do next.
-// Non-goals: error codes as return values; catching anywhere but in `run_guarded` (and in tests).
+// Non-goals: error codes as return values. Who catches an Error tries something else, undoes work, or tells other ranks; the end of the
+// process is left to `run_guarded`.
 
+#include <cstdint>
 #include <exception>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -13,7 +16,7 @@
 
 namespace longlora {
 
-/// One kind per exit code (docs/exit_codes in docs/config.md lists them for users).
+/// One kind per exit code (listed for users in docs/config.md, "Exit codes").
 enum class ErrorKind {
   usage,          // 64 command line cannot be understood
   data,           // 65 content of data, weights, tokenizer, adapter or config.json is bad
@@ -42,12 +45,13 @@ struct ExitCode {
 /// The table, in order of `code`. Every kind has exactly one row.
 std::span<const ExitCode> exit_codes();
 const ExitCode& exit_code(ErrorKind);
+/// The kind that an exit code stands for; nullopt for a code that is not in the table.
+std::optional<ErrorKind> kind_of_code(int64_t code);
 
 /// A failure that a stranger can act on. `details` are printed before the final line (at most 20, one a line).
 class Error : public std::exception {
  public:
-  Error(ErrorKind kind, std::string what_happened, std::string where, std::string what_to_do,
-        std::vector<std::string> details = {});
+  Error(ErrorKind kind, std::string what_happened, std::string where, std::string what_to_do, std::vector<std::string> details = {});
 
   ErrorKind kind;
   std::string what_happened;  // got and expected
@@ -80,7 +84,7 @@ bool is_out_of_memory(const std::exception&);
 using EndHook = std::function<void(const Error*, int exit_code)>;
 void set_end_hook(EndHook);
 
-/// Runs `body`, turns any exception into the final line and the exit code: the only catch of the program.
+/// Runs `body`, turns an exception that leaves it into the final line and the exit code.
 /// bad_alloc and allocators' out-of-memory errors become 71, other foreign exceptions 70.
 int run_guarded(const std::function<int()>& body) noexcept;
 
@@ -100,9 +104,9 @@ int run_guarded(const std::function<int()>& body) noexcept;
 #define LONGLORA_STRINGIFY(x) LONGLORA_STRINGIFY_(x)
 
 /// Checks our own invariants: exit code 70 naming the condition and the place.
-#define LONGLORA_INVARIANT(condition)                                                                    \
-  do {                                                                                                   \
-    if (!(condition)) [[unlikely]]                                                                       \
-      ::longlora::fail(::longlora::ErrorKind::internal, "broken invariant: " #condition,                 \
-                       __FILE__ ":" LONGLORA_STRINGIFY(__LINE__), "report this with the command and its output"); \
+#define LONGLORA_INVARIANT(condition)                                                                                               \
+  do {                                                                                                                              \
+    if (!(condition)) [[unlikely]]                                                                                                  \
+      ::longlora::fail(::longlora::ErrorKind::internal, "broken invariant: " #condition, __FILE__ ":" LONGLORA_STRINGIFY(__LINE__), \
+                       "report this with the command and its output");                                                              \
   } while (false)

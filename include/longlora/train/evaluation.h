@@ -1,5 +1,5 @@
 #pragma once
-// Sliding-window perplexity over a token stream (docs/data.md, "Evaluation windows").
+// Sliding-window perplexity over a token stream (docs/data.md section 5).
 #include <cstdint>
 #include <functional>
 #include <string>

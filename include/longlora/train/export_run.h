@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <optional>
 
+#include "longlora/checkpoint/model_io.h"
 #include "longlora/core/dtype.h"
 
 namespace longlora {
@@ -14,7 +15,7 @@ struct ExportRequest {
   std::filesystem::path to;  // must not exist: ErrorKind::busy
   ExportFormat format = ExportFormat::merged;
   std::optional<DType> dtype;  // merged only; nullopt: the base's stored dtype
-  uint64_t max_shard_bytes = 5'000'000'000;
+  uint64_t max_shard_bytes = kDefaultShardBytes;
 };
 
 /// Newest verified checkpoint of `run` (its config.yaml says the rest). No checkpoint: ErrorKind::missing.
