@@ -2,7 +2,6 @@
 #include "longlora/checkpoint/train_state.h"
 #include "longlora/core/clock.h"
 #include "longlora/core/error.h"
-#include "longlora/core/log.h"
 #include "longlora/model/sequence.h"
 #include "longlora/train/device.h"
 #include "longlora/train/environment.h"
@@ -90,72 +89,6 @@ std::vector<LossSum> Trainer::accumulate(const std::vector<TokenBatch>& shards, 
   return losses;
 }
 
-/// The others wait for this rank inside the pass and cannot be asked.
-void Trainer::end_all(const std::exception_ptr& failure) {
-  try {
-    std::rethrow_exception(failure);
-  } catch (const std::exception& error) {
-    all_.abort("rank " + std::to_string(all_.rank()) + " cannot go on: " + error.what());
-    throw;
-  }
-}
-
-[[noreturn]] void Trainer::out_of_memory(const std::exception_ptr& failure) const {
-  if (failure) std::rethrow_exception(failure);
-  fail(ErrorKind::memory, "another rank ran out of memory", "step " + std::to_string(progress_.step + 1), "see the last line of that rank");
-}
-
-/// A cheaper policy on all ranks, or the end of the run on all.
-void Trainer::keep_less(const std::exception_ptr& failure) {
-  model_.release();
-  const bool has_cheaper = keep_less_ && keep_less_();
-  if (any_rank(reducer_.ranks(), !has_cheaper)) out_of_memory(failure);
-  ++step_downs_;
-  log_warning("step {} ran out of memory: its rows are computed again, less is kept from now on", progress_.step + 1);
-}
-
-std::vector<LossSum> Trainer::accumulate_within_memory(const std::vector<TokenBatch>& shards, int64_t targets) {
-  constexpr int kStepDowns = 3;  // a run
-  for (;;) {
-    std::vector<LossSum> losses;
-    std::exception_ptr failure;
-    try {
-      losses = accumulate(shards, targets);
-    } catch (...) {
-      failure = std::current_exception();
-    }
-    if (failure && coupled_) end_all(failure);
-    if (!reducer_.agree_on_failure(failure, progress_.step + 1)) return losses;
-    if (config_.memory.on_oom == OnOom::stop || step_downs_ == kStepDowns) out_of_memory(failure);
-    keep_less(failure);
-  }
-}
-
-/// What a finished step leaves in the run's progress.
-void Trainer::move_on(StepReport& report, const UpdateGate& gate) {
-  if (gate.finite) {
-    ++progress_.step;
-    ++progress_.applied_steps;
-    progress_.targets_seen += report.targets;
-  } else {
-    skip_or_stop(report);
-    report.outcome = Outcome::skipped;
-    progress_.cursor.skipped.emplace_back(report.first_row, report.first_row + report.rows);
-  }
-  progress_.cursor.next_row += report.rows;
-  last_losses_.push_back(report.loss);
-  if (last_losses_.size() > 20) last_losses_.pop_front();
-  progress_.chain = chain_next(progress_.chain, {.step = static_cast<uint64_t>(report.step),
-                                                 .loss = report.loss,
-                                                 .grad_norm = report.grad_norm,
-                                                 .state = state_digest(model_, &reducer_),
-                                                 .outcome = report.outcome,
-                                                 .first_row = report.first_row,
-                                                 .rows = report.rows,
-                                                 .skipped = &progress_.cursor.skipped});
-  report.hash = digest_hex(progress_.chain);
-}
-
 StepReport Trainer::step() {
   const double started = monotonic_seconds();
   mark_memory();
@@ -183,6 +116,31 @@ StepReport Trainer::step() {
   report.tensors = memory_count();
   report.seconds = monotonic_seconds() - started;
   return report;
+}
+
+/// What a finished step leaves in the run's progress.
+void Trainer::move_on(StepReport& report, const UpdateGate& gate) {
+  if (gate.finite) {
+    ++progress_.step;
+    ++progress_.applied_steps;
+    progress_.targets_seen += report.targets;
+  } else {
+    skip_or_stop(report);
+    report.outcome = Outcome::skipped;
+    progress_.cursor.skipped.emplace_back(report.first_row, report.first_row + report.rows);
+  }
+  progress_.cursor.next_row += report.rows;
+  last_losses_.push_back(report.loss);
+  if (last_losses_.size() > 20) last_losses_.pop_front();
+  progress_.chain = chain_next(progress_.chain, {.step = static_cast<uint64_t>(report.step),
+                                                 .loss = report.loss,
+                                                 .grad_norm = report.grad_norm,
+                                                 .state = state_digest(model_, &reducer_),
+                                                 .outcome = report.outcome,
+                                                 .first_row = report.first_row,
+                                                 .rows = report.rows,
+                                                 .skipped = &progress_.cursor.skipped});
+  report.hash = digest_hex(progress_.chain);
 }
 
 }  // namespace longlora

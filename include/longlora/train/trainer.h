@@ -92,12 +92,13 @@ class Trainer {
   std::vector<TokenBatch> rows_of_step(StepReport&);
   void open_memory(const AttentionSettings&);
   std::vector<LossSum> accumulate(const std::vector<TokenBatch>& shards, int64_t targets);
-  std::vector<LossSum> accumulate_within_memory(const std::vector<TokenBatch>& shards, int64_t targets);
-  void end_all(const std::exception_ptr& failure);
-  [[noreturn]] void out_of_memory(const std::exception_ptr& failure) const;
-  void keep_less(const std::exception_ptr& failure);
   void move_on(StepReport&, const UpdateGate&);
   ModelInput model_input(const TokenBatch&) const;
+  // within_memory.cpp
+  std::vector<LossSum> accumulate_within_memory(const std::vector<TokenBatch>& shards, int64_t targets);
+  void keep_less(const std::exception_ptr& failure);
+  void end_all(const std::exception_ptr& failure);
+  [[noreturn]] void out_of_memory(const std::exception_ptr& failure) const;
   void skip_or_stop(const StepReport&);
   void write_nonfinite(const StepReport&) const;
 
