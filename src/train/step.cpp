@@ -44,8 +44,7 @@ std::vector<TokenBatch> Trainer::rows_of_step(StepReport& report) {
   } catch (...) {
     failure = std::current_exception();
   }
-  reducer_.agree_on_failure(failure, report.step);
-  if (failure) std::rethrow_exception(failure);
+  if (reducer_.agree_on_failure(failure, report.step)) out_of_memory(failure);
   int64_t counts[2] = {0, 0};
   for (const TokenBatch& shard : shards) counts[0] += shard.targets, counts[1] += shard.padding;
   reducer_.ranks().sum(counts);
