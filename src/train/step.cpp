@@ -3,6 +3,7 @@
 #include "longlora/core/clock.h"
 #include "longlora/core/error.h"
 #include "longlora/model/sequence.h"
+#include "longlora/ops/accelerator.h"
 #include "longlora/train/device.h"
 #include "longlora/train/environment.h"
 #include "longlora/train/trainer.h"
@@ -91,6 +92,7 @@ std::vector<LossSum> Trainer::accumulate(const std::vector<TokenBatch>& shards, 
 StepReport Trainer::step() {
   const double started = monotonic_seconds();
   mark_memory();
+  if (!model_.options().device.is_cpu()) accelerator::reset_peak_bytes();
   StepReport report{.step = progress_.step + 1, .first_row = progress_.cursor.next_row, .rows = static_cast<uint64_t>(plan_.global_batch)};
   reducer_.ranks().set_place("step", report.step);
   const std::vector<TokenBatch> shards = rows_of_step(report);

@@ -161,5 +161,15 @@ TEST(DeviceStep, WaitsForLossAndNormAndForTheStateDigest) {
   EXPECT_EQ(fake::reads() - before, 2);
 }
 
+TEST(DeviceStep, ReportsThePeakOfThisStepAlone) {
+  OnDevice parts(fake::device());
+  Trainer trainer = parts.trainer();
+  trainer.step();
+  constexpr int64_t kMuch = int64_t{64} << 20;
+  at::empty({kMuch}, at::TensorOptions().dtype(at::kByte).device(fake::device()));
+  EXPECT_GT(memory_now(fake::device()).peak_bytes, kMuch);
+  EXPECT_LT(trainer.step().memory_peak_bytes, kMuch);
+}
+
 }  // namespace
 }  // namespace longlora

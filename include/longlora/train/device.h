@@ -26,7 +26,7 @@ ComputeDevice choose_device(const std::string& name);
 PlanTarget plan_target(const ComputeDevice&, const TrainConfig&, ComputeType);
 
 struct MemoryNow {
-  int64_t bytes = 0, peak_bytes = 0;  // of tensors on a GPU; resident in host memory on the CPU
+  int64_t bytes = 0, peak_bytes = 0;  // of tensors on a GPU, since the step began; resident in host memory on the CPU, since the start
 };
 MemoryNow memory_now(const at::Device&);
 

@@ -29,7 +29,7 @@ struct StepReport {
   Outcome outcome = Outcome::applied;
   AttentionKind attention = AttentionKind::full;
   double seconds = 0, data_wait_seconds = 0;
-  int64_t memory_bytes = 0, memory_peak_bytes = 0;  // of the device; on the CPU of the process, resident
+  int64_t memory_bytes = 0, memory_peak_bytes = 0;  // of the device, the peak of this step; on the CPU of the process, resident
   int64_t resident_peak_bytes = 0;                  // of the process
   MemoryCount tensors;                              // host memory of this step: peaks and numbers since it began
   std::string hash;                                 // hex of the chain after this step
