@@ -155,7 +155,7 @@ class Run {
     lineage_ = std::move(merged.lineage);
     take_threads(request_, saved_threads(resume_->state), world_.launch);
     merged.loaded.config.dist.shard_weights = run_.config().dist.shard_weights;  // agreed on by all ranks
-    run_ = prepare_run(std::move(merged.loaded), PrepareFor::training, run_.plan.ranks);
+    run_ = prepare_run(std::move(merged.loaded), PrepareFor::training, run_.plan.ranks, world_.launch.local_world_size);
     run_status().step = resume_->state.step;
     run_status().checkpoint = resume_->found.path.string();
   }
@@ -166,8 +166,8 @@ class Run {
     BatchLoader loader(*data.train, data.sampler(config), run_.plan.global_batch, run_.plan.micro_batch, reducer.first_shard(),
                        run_.plan.accumulation, config.data.prefetch);
     const int64_t first_step = start.step;
-    const auto keep_less = [&] {
-      if (!replan_with_less(run_)) return false;
+    const auto keep_less = [&](ShortOf what) {
+      if (!replan_with_less(run_, what)) return false;
       if (run_.device.is_gpu()) accelerator::release_unused();
       folder_.say("policy     " + run_.memory.policy_summary());
       folder_.describe_plan(report_of(run_, rates_));
@@ -260,7 +260,10 @@ int run(const TrainRequest& request, PlannedMemory& planned) {
   LoadedConfig loaded = load_config(request.sources);
   const dist::LaunchInfo launch = find_launch(request, loaded.config);
   const int64_t parts = loaded.config.dist.sequence_parallel;
-  PreparedRun prepared = prepare_run(std::move(loaded), PrepareFor::training, launch.world_size / parts);
+  const auto prepare = [&] {
+    return prepare_run(std::move(loaded), PrepareFor::training, launch.world_size / parts, launch.local_world_size);
+  };
+  PreparedRun prepared = prepare();
   if (request.dry_run) {
     print_banner(prepared, [](const std::string& line) { log_info("{}", line); });
     const PlanReport plan = report_of(prepared, rates_of_run(prepared.device, 0));
@@ -274,7 +277,7 @@ int run(const TrainRequest& request, PlannedMemory& planned) {
   if (launch.world_size > 1 && prepared.config().dist.shard_weights != weights) {
     loaded = std::move(prepared.loaded);
     loaded.config.dist.shard_weights = weights;
-    prepared = prepare_run(std::move(loaded), PrepareFor::training, launch.world_size / parts);
+    prepared = prepare();
   }
   planned = {prepared.memory.peak_bytes(), prepared.memory.budget_bytes,
              prepared.device.is_gpu() ? "memory.device_budget" : "memory.host_budget"};

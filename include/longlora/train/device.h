@@ -22,8 +22,12 @@ ComputeDevice choose_device(DeviceKind);
 /// "auto", "cpu" or "cuda", as a flag gives it.
 ComputeDevice choose_device(const std::string& name);
 
-/// What the planner may use: memory.device_budget or free - 1 GiB of the card; memory.host_budget or its default on the CPU.
-PlanTarget plan_target(const ComputeDevice&, const TrainConfig&, ComputeType);
+/// What the planner may use: memory.device_budget or free - 1 GiB of the card; memory.host_budget, which is a rank's, or this rank's part
+/// of the host's default where `local_ranks` run on the host.
+PlanTarget plan_target(const ComputeDevice&, const TrainConfig&, ComputeType, int64_t local_ranks = 1);
+
+/// Which allocation failed. On the CPU both are the one memory.
+enum class ShortOf : uint8_t { device_memory, host_memory };
 
 struct MemoryNow {
   int64_t bytes = 0, peak_bytes = 0;  // of tensors on a GPU, since the step began; resident in host memory on the CPU, since the start

@@ -13,6 +13,7 @@
 #include "longlora/ops/memory_counter.h"
 #include "longlora/optim/optimizer.h"
 #include "longlora/plan/memory_plan.h"
+#include "longlora/train/device.h"
 #include "longlora/train/gradient_tree.h"
 #include "longlora/train/hash_chain.h"
 #include "longlora/train/reducer.h"
@@ -66,8 +67,8 @@ class Trainer {
     dist::Communicator& all;  // every rank of the run
     const TrainConfig& config;
     const RunPlan& plan;
-    std::filesystem::path log_folder;        // nonfinite-<step>.json; empty: not written
-    std::function<bool()> keep_less = {};    // a cheaper memory policy after a failed allocation; false: there is none
+    std::filesystem::path log_folder;             // nonfinite-<step>.json; empty: not written
+    std::function<bool(ShortOf)> keep_less = {};  // a cheaper memory policy after a failed allocation; false: there is none
     const MemoryPlan* memory = nullptr;      // policies and bytes, read before every step; null: the model's own policies, bytes as needed
     dist::Communicator* sequence = nullptr;  // ranks that share every row (dist.sequence_parallel), also the model's sequence group
     bool coupled = false;                    // ranks wait for each other inside a pass: an error there ends the run on all of them
@@ -116,7 +117,7 @@ class Trainer {
   std::vector<Parameter*> trainable_;
   GradientTree tree_;
   std::deque<double> last_losses_;
-  std::function<bool()> keep_less_;
+  std::function<bool(ShortOf)> keep_less_;
   const MemoryPlan* memory_;
   int step_downs_ = 0;
 };
