@@ -155,6 +155,24 @@ TEST_F(OutOfMemory, EveryFailedAllocationOfARunEndsItWithOneSentence) {
   EXPECT_EQ(lasting(tiny.metrics("out").back()), lasting(tiny.metrics("whole").back()));
 }
 
+/// Its two matrices are in no plan.
+TEST_F(OutOfMemory, TheProductRateIsMeasuredWhileNothingElseIsThere) {
+  constexpr int64_t kMatrix = 768 * 768 * 4;
+  TinyRun tiny;
+  const TrainRequest request = tiny.request(tiny.yaml("lora", "out", "device: cpu\n"), {{"train.steps", "1"}});
+  const int64_t before = memory_count().live_bytes;
+  for (int64_t k = 0; k < 100; ++k) {
+    fail_allocation_after(k);
+    const int code = outcome_of(request).first;
+    fail_allocation_after(-1);
+    ASSERT_EQ(code, 71) << k;
+    if (memory_count().failed_bytes != kMatrix) continue;
+    EXPECT_EQ(memory_count().live_bytes_at_failure, before);
+    return;
+  }
+  FAIL() << "no matrix of that size";
+}
+
 TEST_F(OutOfMemory, ALimitIsRefusedBeforeTheStartOrKept) {
   TinyTraining run;
   run.prepare();
