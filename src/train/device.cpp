@@ -34,9 +34,9 @@ ComputeDevice choose_device(const std::string& name) {
   return choose_device(name == "cuda" ? DeviceKind::cuda : name == "cpu" ? DeviceKind::cpu : DeviceKind::automatic);
 }
 
-PlanTarget plan_target(const ComputeDevice& device, const TrainConfig& config, ComputeType compute) {
+PlanTarget plan_target(const ComputeDevice& device, const TrainConfig& config, ComputeType compute, int64_t local_ranks) {
   const int64_t element = compute == ComputeType::bf16 ? 2 : 4;
-  const int64_t host = config.memory.host_budget ? *config.memory.host_budget : default_host_budget();
+  const int64_t host = config.memory.host_budget ? *config.memory.host_budget : default_host_budget() / local_ranks;
   if (device.is_gpu()) return {PlanTarget::Device::gpu, element, device_budget(config), host};
   return {PlanTarget::Device::cpu, element, host};
 }

@@ -2,8 +2,6 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
-#include <ATen/ops/full.h>
-#include <ATen/ops/mm.h>
 #include <sched.h>
 #include <torch/headeronly/version.h>
 
@@ -13,7 +11,6 @@
 #include <sstream>
 #include <utility>
 
-#include "longlora/core/clock.h"
 #include "longlora/core/error.h"
 #include "longlora/ops/accelerator.h"
 #include "longlora/ops/attention.h"
@@ -58,7 +55,7 @@ CpuInfo read_cpu_info() {
 }
 
 /// Bytes of a line "Key:  N kB".
-int64_t status_kib(const char* key, const char* path = "/proc/self/status") {
+int64_t bytes_of(const char* key, const char* path = "/proc/self/status") {
   std::ifstream file(path);
   for (std::string line; std::getline(file, line);) {
     if (!line.starts_with(key)) continue;
@@ -144,34 +141,16 @@ std::map<std::string, std::string> fingerprint(ComputeType compute, const Comput
 
 std::string libtorch_version() { return TORCH_VERSION; }
 
-int64_t resident_bytes() { return status_kib("VmRSS:"); }
-int64_t peak_resident_bytes() { return status_kib("VmHWM:"); }
+int64_t resident_bytes() { return bytes_of("VmRSS:"); }
+int64_t peak_resident_bytes() { return bytes_of("VmHWM:"); }
 
 int64_t host_memory_limit() {
-  int64_t limit = status_kib("MemTotal:", "/proc/meminfo");
+  int64_t limit = bytes_of("MemTotal:", "/proc/meminfo");
   for (const char* path : {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
     int64_t of_group = 0;
     if (std::ifstream(path) >> of_group && of_group > 0) limit = limit > 0 ? std::min(limit, of_group) : of_group;
   }
   return limit;
-}
-
-double measure_product_rate(ComputeType compute, const at::Device& device) {
-  if (!device.is_cpu() && !device.is_cuda()) return 0;  // a device of tests: its speed says nothing
-  const int64_t size = device.is_cuda() ? 8192 : 768;
-  const at::ScalarType type = compute == ComputeType::bf16 ? at::kBFloat16 : at::kFloat;
-  const at::Tensor a = at::full({size, size}, 1.0, at::TensorOptions().dtype(type).device(device));
-  at::Tensor c = at::mm(a, a);
-  double best_seconds = 1e9;
-  for (int i = 0; i < 20; ++i) {  // a tenth of a second: long enough to see the machine undisturbed once
-    if (device.is_cuda()) accelerator::synchronize();
-    const double started = monotonic_seconds();
-    at::mm_out(c, a, a);
-    if (device.is_cuda()) accelerator::synchronize();
-    best_seconds = std::min(best_seconds, monotonic_seconds() - started);
-  }
-  const auto edge = static_cast<double>(size);
-  return 2.0 * edge * edge * edge / best_seconds;
 }
 
 }  // namespace longlora

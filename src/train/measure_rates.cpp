@@ -1,4 +1,5 @@
 #include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/randn.h>
@@ -26,6 +27,32 @@ struct Sizes {
 constexpr int64_t kHeadSize = 128;
 constexpr Sizes kGpu{4096, 4096, 11008, 32768, 32, int64_t{256} << 20};
 constexpr Sizes kCpu{1024, 1024, 2816, 2048, 4, int64_t{64} << 20};
+
+struct AtLeast {
+  int runs;
+  double seconds;
+};
+
+/// Least time of one of several runs, `before` outside of it.
+double best_seconds(
+    bool gpu, AtLeast enough, const std::function<void()>& work, const std::function<void()>& before = [] {}) {
+  const auto wait = [&] {
+    if (gpu) accelerator::synchronize();
+  };
+  double best = 1e9, total = 0;
+  for (int run = 0; run <= enough.runs || total < enough.seconds; ++run) {
+    before();
+    wait();
+    const double started = monotonic_seconds();
+    work();
+    wait();
+    const double seconds = monotonic_seconds() - started;
+    if (run == 0) continue;  // libraries choose and allocate
+    best = std::min(best, seconds);
+    total += seconds;
+  }
+  return best;
+}
 
 class Bench {
  public:
@@ -93,25 +120,9 @@ class Bench {
   }
 
  private:
-  /// Least time of at least five runs and a third of a second, `before` outside of it.
   double best_seconds(
       const std::function<void()>& work, const std::function<void()>& before = [] {}) const {
-    double best = 1e9, total = 0;
-    for (int run = 0; run < 6 || total < 0.35; ++run) {
-      before();
-      wait();
-      const double started = monotonic_seconds();
-      work();
-      wait();
-      const double seconds = monotonic_seconds() - started;
-      if (run == 0) continue;  // libraries choose and allocate
-      best = std::min(best, seconds);
-      total += seconds;
-    }
-    return best;
-  }
-  void wait() const {
-    if (gpu_) accelerator::synchronize();
+    return longlora::best_seconds(gpu_, {.runs = 5, .seconds = 0.35}, work, before);
   }
 
   Sizes sizes_;
@@ -120,6 +131,18 @@ class Bench {
 };
 
 }  // namespace
+
+double measure_product_rate(ComputeType compute, const at::Device& device) {
+  if (!device.is_cpu() && !device.is_cuda()) return 0;  // a device of tests: its speed says nothing
+  const int64_t size = device.is_cuda() ? 8192 : 768;
+  const at::ScalarType type = compute == ComputeType::bf16 ? at::kBFloat16 : at::kFloat;
+  const at::Tensor a = at::full({size, size}, 1.0, at::TensorOptions().dtype(type).device(device));
+  at::Tensor c = at::empty_like(a);
+  // twenty runs, a tenth of a second: long enough to see the machine undisturbed once
+  const double seconds = best_seconds(device.is_cuda(), {.runs = 20, .seconds = 0}, [&] { at::mm_out(c, a, a); });
+  const auto edge = static_cast<double>(size);
+  return 2.0 * edge * edge * edge / seconds;
+}
 
 MeasuredRates measure_rates(const ComputeDevice& device, ComputeType compute) {
   const Bench bench(device, compute);

@@ -75,11 +75,12 @@ std::vector<MemoryRow> memory_rows(const MemoryPlan& plan, const MemoryCount& ho
 }
 
 MemoryObserver::MemoryObserver(std::filesystem::path file, const MemoryPlan& plan, bool is_gpu)
-    : file_(std::move(file)), plan_(plan), is_gpu_(is_gpu), policy_(plan.layer_policy) {}
+    : file_(std::move(file)), plan_(plan), is_gpu_(is_gpu), policy_(plan.layer_policy), full_policy_(plan.full_layer_policy) {}
 
 void MemoryObserver::after_step(const StepReport& report) {
-  if (policy_ != plan_.layer_policy) {
+  if (policy_ != plan_.layer_policy || full_policy_ != plan_.full_layer_policy) {
     policy_ = plan_.layer_policy;
+    full_policy_ = plan_.full_layer_policy;
     worst_bytes_ = 0;
     return;
   }

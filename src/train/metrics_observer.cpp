@@ -9,12 +9,10 @@
 namespace longlora {
 namespace {
 
-std::string metrics_line(const StepReport& r, const SpeedScale& scale) {
-  const FlopsPerToken& flops = r.attention == AttentionKind::full ? scale.full_attention : scale.as_configured;
+std::string metrics_line(const StepReport& r, const MemoryPlan& plan, double peak_flops_per_second) {
+  const FlopsPerToken& flops = r.attention == AttentionKind::full ? plan.full_attention_flops : plan.flops;
   const double rate = static_cast<double>(r.tokens) / r.seconds;
-  const auto share = [&](double per_token) {
-    return scale.peak_flops_per_second > 0 ? per_token * rate / scale.peak_flops_per_second : 0.0;
-  };
+  const auto share = [&](double per_token) { return peak_flops_per_second > 0 ? per_token * rate / peak_flops_per_second : 0.0; };
   return fmt::format(
       "{{\"step\": {}, \"loss\": {}, \"grad_norm\": {}, \"lr\": {}, \"tokens\": {}, \"targets\": {}, \"padding\": {}, \"attention\": "
       "\"{}\", "
@@ -29,14 +27,16 @@ std::string metrics_line(const StepReport& r, const SpeedScale& scale) {
 
 }  // namespace
 
-MetricsObserver::MetricsObserver(const std::filesystem::path& path, uint64_t keep_bytes, SpeedScale scale) : scale_(scale) {
+MetricsObserver::MetricsObserver(const std::filesystem::path& path, uint64_t keep_bytes, const MemoryPlan& plan,
+                                 double peak_flops_per_second)
+    : plan_(plan), peak_flops_per_second_(peak_flops_per_second) {
   file_ = OutputFile::append(path);
   written_ = std::min<uint64_t>(keep_bytes, file_->size());
   file_->truncate(written_);
 }
 
 void MetricsObserver::after_step(const StepReport& report) {
-  const std::string line = metrics_line(report, scale_);
+  const std::string line = metrics_line(report, plan_, peak_flops_per_second_);
   try {
     file_->truncate(written_);  // what a failed write left behind
     file_->write_all(line);

@@ -79,7 +79,7 @@ Digest lanes_digest(const std::map<std::string, StateLanes>& lanes) {
 
 }  // namespace
 
-PreparedRun prepare_run(LoadedConfig loaded, PrepareFor purpose, int64_t ranks) {
+PreparedRun prepare_run(LoadedConfig loaded, PrepareFor purpose, int64_t ranks, int64_t local_ranks) {
   PreparedRun run{.loaded = std::move(loaded)};
   const TrainConfig& config = run.loaded.config;
   if (purpose == PrepareFor::training) run.device = choose_device(config.device);
@@ -90,17 +90,26 @@ PreparedRun prepare_run(LoadedConfig loaded, PrepareFor purpose, int64_t ranks) 
   if (config.train.steps) run.plan.total_steps = *config.train.steps;
   run.counts = count_parameters(run.base->config, config.tuning);
   if (purpose == PrepareFor::exporting) return run;
-  run.memory = make_memory_plan(run.base->config, config, run.plan, plan_target(run.device, config, run.compute));
+  run.within = plan_target(run.device, config, run.compute, local_ranks);
+  run.memory = make_memory_plan(run.base->config, config, run.plan, run.within);
   return run;
 }
 
-bool replan_with_less(PreparedRun& run) {
+bool replan_with_less(PreparedRun& run, ShortOf what) {
+  const auto five_percent_less = [](int64_t bytes) { return bytes / 20 * 19; };
+  const MemoryPlan& failed = run.memory;
+  const int64_t on_host = failed.offload_host_bytes;
+  PlanTarget less = run.within;
+  const bool of_host = what == ShortOf::host_memory && failed.on_gpu();
+  if (of_host)
+    less.host_budget_bytes = run.held_host_bytes && *run.held_host_bytes < on_host ? *run.held_host_bytes : five_percent_less(on_host);
+  if (!of_host || on_host == 0) less.budget_bytes = five_percent_less(failed.peak_bytes());
   try {
-    PlanTarget less = plan_target(run.device, run.config(), run.compute);
-    less.budget_bytes = run.memory.peak_bytes() / 20 * 19;
-    less.host_budget_bytes = run.memory.host_budget_bytes;
     MemoryPlan cheaper = make_memory_plan(run.base->config, run.config(), run.plan, less);
-    cheaper.budget_bytes = run.memory.budget_bytes;
+    cheaper.budget_bytes = failed.budget_bytes;
+    cheaper.host_budget_bytes = failed.host_budget_bytes;
+    if (!of_host) run.held_host_bytes = on_host;
+    run.within = less;
     run.memory = std::move(cheaper);
     return true;
   } catch (const Error& error) {
@@ -112,6 +121,7 @@ bool replan_with_less(PreparedRun& run) {
 std::vector<std::string> banner(const PreparedRun& run) {
   const TrainConfig& config = run.config();
   const RunPlan& plan = run.plan;
+  const int64_t ranks = plan.ranks * config.dist.sequence_parallel;
   return {
       "model      " + config.model.path + (config.model.init == InitKind::random ? " (random start)" : "") + ", " +
           std::string(name_of(run.compute)),
@@ -124,7 +134,8 @@ std::vector<std::string> banner(const PreparedRun& run) {
       "memory     " + memory_text(run.memory),
       "policy     " + run.memory.policy_summary(),
       "device     " + device_text(run),
-      "world      1 rank, " + std::to_string(compute_threads()) + " threads, " + cpu_info().model + " (" + cpu_info().capability + ")",
+      "world      " + std::to_string(ranks) + (ranks == 1 ? " rank, " : " ranks, each ") + std::to_string(compute_threads()) +
+          " threads, " + cpu_info().model + " (" + cpu_info().capability + ")",
       "output     " + config.output_dir,
   };
 }

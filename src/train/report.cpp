@@ -74,7 +74,7 @@ std::string training_curves(const std::vector<JsonValue>& lines) {
                       {"lr", "Learning rate", "rate", 1, true},
                       {"grad_norm", "Gradient norm", "norm", 1, true},
                       {"tokens_per_second", "Speed", "tokens per second", 1, true},
-                      {"memory_bytes", "Resident memory", "GiB", kPerGib, true}};
+                      {"memory_bytes", "Memory in use", "GiB", kPerGib, true}};
   std::string html;
   for (const Row& row : rows) {
     html += svg_chart({.title = row.title,

@@ -1,13 +1,10 @@
 // The life of a run, in order: configuration, plan, output folder, data, model, resume, loop, result.
 #include "longlora/train/run.h"
 
-#include <cmath>
-
 #include "longlora/core/error.h"
 #include "longlora/core/log.h"
 #include "longlora/ops/accelerator.h"
 #include "longlora/plan/plan_report.h"
-#include "longlora/tokenizer/tokenizer.h"
 #include "longlora/train/environment.h"
 #include "longlora/train/memory_report.h"
 #include "longlora/train/prepare.h"
@@ -17,49 +14,14 @@
 #include "longlora/train/stop_request.h"
 #include "train/finish.h"
 #include "train/resume.h"
+#include "train/run_data.h"
 #include "train/run_folder.h"
+#include "train/run_observers.h"
 #include "train/together.h"
 #include "train/world.h"
 
 namespace longlora {
 namespace {
-
-/// Data of a run: tokenizer (absent when every input is already tokens), training rows, validation tokens.
-struct RunData {
-  std::unique_ptr<Tokenizer> tokenizer;
-  std::unique_ptr<Dataset> train, validation;
-
-  RunData(const PreparedRun& run, const std::filesystem::path& output_dir) {
-    const TrainConfig& config = run.config();
-    tokenizer = base_tokenizer(*run.base);
-    DatasetOptions options{.sequence_length = config.data.sequence_length, .vocab_size = run.base->config.vocab_size, .data = config.data};
-    options.tokenizer = tokenizer.get();
-    options.cache_folder = output_dir / "cache";
-    options.tokenize_threads = compute_threads();
-    options.eos = config.data.eos;
-    if (!options.eos && tokenizer && tokenizer->eos()) options.eos = *tokenizer->eos();
-    if (!options.eos && !run.base->config.eos_tokens.empty()) options.eos = run.base->config.eos_tokens.front();
-    train = std::make_unique<Dataset>(config.data.train, options);
-    if (config.evaluate.every > 0 && !config.data.validation.empty())
-      validation = std::make_unique<Dataset>(config.data.validation, options);
-  }
-
-  Sampler sampler(const TrainConfig& config) const {
-    SamplerOptions options{.seed = static_cast<uint64_t>(config.train.seed), .shuffle = config.data.shuffle, .weights = train->weights()};
-    for (uint64_t i = 0; i < train->num_sources(); ++i) options.rows.push_back(train->rows(i));
-    return Sampler(options);
-  }
-
-  Digest tokenizer_digest() const { return tokenizer ? tokenizer->digest() : Digest{}; }
-};
-
-int64_t total_steps(const TrainConfig& config, const RunData& data, int64_t global_batch) {
-  if (config.train.steps) return *config.train.steps;
-  const double rows = *config.train.epochs * static_cast<double>(data.sampler(config).rows_per_epoch());
-  return std::max<int64_t>(1, static_cast<int64_t>(std::ceil(rows / static_cast<double>(global_batch) - 1e-9)));
-}
-
-Digest frozen_digest(const TrainConfig& config) { return sha256(canonical_json(config, ResumeClass::frozen)); }
 
 Progress restore(const ResumeState& from, LlamaModel& model) {
   load_train_tensors(from.found, model);
@@ -100,11 +62,23 @@ int saved_threads(const TrainState& state) {
   return found == state.fingerprint.end() ? 0 : std::atoi(found->second.c_str());
 }
 
+PlannedMemory planned_memory(const PreparedRun& run) {
+  return {run.memory.peak_bytes(), run.memory.budget_bytes, run.device.is_gpu() ? "memory.device_budget" : "memory.host_budget"};
+}
+
 /// The run after all its ranks have met.
 class Run {
  public:
-  Run(const TrainRequest& request, PreparedRun prepared, const World& world)
-      : request_(request), run_(std::move(prepared)), world_(world), ranks_(*world.all), folder_(run_, world.launch.rank) {}
+  /// `planned` follows the plan in force: for the last words.
+  Run(const TrainRequest& request, PreparedRun prepared, const World& world, PlannedMemory& planned)
+      : request_(request),
+        run_(std::move(prepared)),
+        world_(world),
+        ranks_(*world.all),
+        folder_(run_, world.launch.rank),
+        planned_(planned) {
+    planned_ = planned_memory(run_);
+  }
 
   int execute() {
     on_root(ranks_, [&] { folder_.open(run_, request_.resume); });
@@ -119,7 +93,10 @@ class Run {
     for (const std::string& line : data->train->summary()) folder_.say("data       " + line);
     Digest weights{};
     std::unique_ptr<LlamaModel> model;
-    together(ranks_, [&] { model = make_model(run_, weights, world_.weights.get()); });
+    together(ranks_, [&] {
+      measure_speed();
+      model = make_model(run_, weights, world_.weights.get());
+    });
     identity_ = {
         {"weights", digest_hex(weights)}, {"tokenizer", digest_hex(data->tokenizer_digest())}, {"data", digest_hex(data->train->digest())}};
     prints_ = fingerprint(run_.compute, run_.device, run_.base->config.head_dim);
@@ -155,69 +132,54 @@ class Run {
     lineage_ = std::move(merged.lineage);
     take_threads(request_, saved_threads(resume_->state), world_.launch);
     merged.loaded.config.dist.shard_weights = run_.config().dist.shard_weights;  // agreed on by all ranks
-    run_ = prepare_run(std::move(merged.loaded), PrepareFor::training, run_.plan.ranks);
+    run_ = prepare_run(std::move(merged.loaded), PrepareFor::training, run_.plan.ranks, world_.launch.local_world_size);
+    planned_ = planned_memory(run_);
     run_status().step = resume_->state.step;
     run_status().checkpoint = resume_->found.path.string();
   }
 
+  /// Before the model takes its memory: the products need some that no plan knows.
+  void measure_speed() {
+    const double product_rate = measure_product_rate(run_.compute, run_.device.where);
+    if (run_.device.is_gpu()) accelerator::release_unused();
+    rates_ = rates_of_run(run_.device, run_.compute, product_rate);
+    peak_flops_per_second_ = product_rate > 0 ? rates_.peak : 0;
+  }
+
   int train(LlamaModel& model, AdamW& optimizer, Reducer& reducer, const RunData& data, Progress start) {
     const TrainConfig& config = run_.config();
-    const std::filesystem::path& out = folder_.path();
     BatchLoader loader(*data.train, data.sampler(config), run_.plan.global_batch, run_.plan.micro_batch, reducer.first_shard(),
                        run_.plan.accumulation, config.data.prefetch);
     const int64_t first_step = start.step;
-    const auto keep_less = [&] {
-      if (!replan_with_less(run_)) return false;
-      if (run_.device.is_gpu()) accelerator::release_unused();
-      folder_.say("policy     " + run_.memory.policy_summary());
-      folder_.describe_plan(report_of(run_, rates_));
-      return true;
-    };
-    Trainer trainer({model, loader, optimizer, reducer, ranks_, config, run_.plan, out / "logs", keep_less, &run_.memory,
-                     world_.sequence.get(), world_.weights != nullptr},
+    Trainer trainer({model, loader, optimizer, reducer, ranks_, config, run_.plan, folder_.path() / "logs",
+                     [this](ShortOf what) { return keep_less(what); }, &run_.memory, world_.sequence.get(), world_.weights != nullptr},
                     std::move(start));
-    if (!request_.dump_gradients.empty()) {
-      const LossSum loss = trainer.accumulate_gradients();
-      on_root(ranks_, [&] { dump_gradients(model, loss, request_.dump_gradients, config.tuning.mode); });
-      folder_.say("gradients  of the first step in " + request_.dump_gradients.string());
-      return 0;
-    }
-    const double product_rate = measure_product_rate(run_.compute, run_.device.where);
-    rates_ = rates_of_run(run_.device, run_.compute, product_rate);
-    const SpeedScale scale{run_.memory.flops, run_.memory.full_attention_flops, product_rate > 0 ? rates_.peak : 0};
+    if (!request_.dump_gradients.empty()) return dump_first_gradients(trainer, model);
     folder_.say(fmt::format("peak       {}, the base of MFU and HFU", peak_text(rates_)));
     folder_.describe_plan(report_of(run_, rates_));
+    const auto state = [&](uint64_t metrics_bytes) { return train_state(trainer, config, metrics_bytes, identity_, prints_, lineage_); };
     const auto stop_requested = [this] { return stop_->requested(); };
-
-    std::optional<MetricsObserver> metrics;  // the root's
-    std::vector<Observer*> observers;
-    std::optional<MemoryObserver> memory;
-    std::optional<ProgressObserver> progress;
-    if (is_root()) {
-      observers.push_back(&metrics.emplace(out / "metrics.jsonl", resume_ ? resume_->state.metrics_bytes : 0, scale));
-      observers.push_back(&memory.emplace(out / "memory.json", run_.memory, run_.device.is_gpu()));
-      observers.push_back(&progress.emplace(request_.progress, config.log.every, run_.plan.total_steps, folder_.log_file()));
-    }
-    const auto state = [&] {
-      if (metrics) metrics->sync();  // the recorded length must never exceed the file
-      return train_state(trainer, config, metrics ? metrics->bytes() : 0, identity_, prints_, lineage_);
-    };
-    CheckpointObserver checkpoints({folder_.checkpoints(), model, reducer, ranks_, config.checkpoint.every, config.checkpoint.keep, state},
-                                   resume_ ? first_step : -1);
-    observers.push_back(&checkpoints);
-    std::unique_ptr<EventsObserver> events;
-    if (is_root() && config.log.tensorboard && !trainer.done()) observers.push_back((events = std::make_unique<EventsObserver>(out)).get());
-    std::unique_ptr<EvaluationObserver> evaluation;
-    if (data.validation) {
-      evaluation = std::make_unique<EvaluationObserver>(
-          EvaluationObserver::Parts{model, *data.validation, config, run_.plan, out / "evaluation.jsonl",
-                                    events ? &events->file() : nullptr, stop_requested, ranks_},
-          first_step);
-      observers.push_back(evaluation.get());
-    }
-    const bool finished = trainer.run(observers, stop_requested);
-    if (!finished) stopped(trainer.progress().step);
+    const RunObservers observers(
+        {run_, data, folder_, model, reducer, ranks_, request_.progress, peak_flops_per_second_, state, stop_requested},
+        resume_ ? &*resume_ : nullptr, first_step);
+    if (!trainer.run(observers.list(), stop_requested)) stopped(trainer.progress().step);
     return finish(model, reducer);
+  }
+
+  bool keep_less(ShortOf what) {
+    if (!replan_with_less(run_, what)) return false;
+    if (run_.device.is_gpu()) accelerator::release_unused();
+    planned_ = planned_memory(run_);
+    folder_.say("policy     " + run_.memory.policy_summary());
+    folder_.describe_plan(report_of(run_, rates_));
+    return true;
+  }
+
+  int dump_first_gradients(Trainer& trainer, LlamaModel& model) {
+    const LossSum loss = trainer.accumulate_gradients();
+    on_root(ranks_, [&] { dump_gradients(model, loss, request_.dump_gradients, run_.config().tuning.mode); });
+    folder_.say("gradients  of the first step in " + request_.dump_gradients.string());
+    return 0;
   }
 
   [[noreturn]] void stopped(int64_t step) {
@@ -253,15 +215,19 @@ class Run {
   std::optional<ResumeState> resume_;
   std::vector<LineageEntry> lineage_;
   std::map<std::string, std::string> identity_, prints_;
-  Rates rates_;  // of the predicted time: measured once the model is ready
+  double peak_flops_per_second_ = 0;
+  Rates rates_;  // of the predicted time
+  PlannedMemory& planned_;
 };
 
-/// `planned`: for the last words.
 int run(const TrainRequest& request, PlannedMemory& planned) {
   LoadedConfig loaded = load_config(request.sources);
   const dist::LaunchInfo launch = find_launch(request, loaded.config);
   const int64_t parts = loaded.config.dist.sequence_parallel;
-  PreparedRun prepared = prepare_run(std::move(loaded), PrepareFor::training, launch.world_size / parts);
+  const auto prepare = [&] {
+    return prepare_run(std::move(loaded), PrepareFor::training, launch.world_size / parts, launch.local_world_size);
+  };
+  PreparedRun prepared = prepare();
   if (request.dry_run) {
     print_banner(prepared, [](const std::string& line) { log_info("{}", line); });
     const PlanReport plan = report_of(prepared, rates_of_run(prepared.device, prepared.compute, 0));
@@ -275,11 +241,9 @@ int run(const TrainRequest& request, PlannedMemory& planned) {
   if (launch.world_size > 1 && prepared.config().dist.shard_weights != weights) {
     loaded = std::move(prepared.loaded);
     loaded.config.dist.shard_weights = weights;
-    prepared = prepare_run(std::move(loaded), PrepareFor::training, launch.world_size / parts);
+    prepared = prepare();
   }
-  planned = {prepared.memory.peak_bytes(), prepared.memory.budget_bytes,
-             prepared.device.is_gpu() ? "memory.device_budget" : "memory.host_budget"};
-  return Run(request, std::move(prepared), world).execute();
+  return Run(request, std::move(prepared), world, planned).execute();
 }
 
 }  // namespace

@@ -2,8 +2,8 @@
 #include "longlora/checkpoint/train_state.h"
 #include "longlora/core/clock.h"
 #include "longlora/core/error.h"
-#include "longlora/core/log.h"
 #include "longlora/model/sequence.h"
+#include "longlora/ops/accelerator.h"
 #include "longlora/train/device.h"
 #include "longlora/train/environment.h"
 #include "longlora/train/trainer.h"
@@ -45,8 +45,7 @@ std::vector<TokenBatch> Trainer::rows_of_step(StepReport& report) {
   } catch (...) {
     failure = std::current_exception();
   }
-  reducer_.agree_on_failure(failure, report.step);
-  if (failure) std::rethrow_exception(failure);
+  if (reducer_.agree_on_failure(failure, report.step)) out_of_memory(failure);
   int64_t counts[2] = {0, 0};
   for (const TokenBatch& shard : shards) counts[0] += shard.targets, counts[1] += shard.padding;
   reducer_.ranks().sum(counts);
@@ -90,45 +89,34 @@ std::vector<LossSum> Trainer::accumulate(const std::vector<TokenBatch>& shards, 
   return losses;
 }
 
-/// The others wait for this rank inside the pass and cannot be asked.
-void Trainer::end_all(const std::exception_ptr& failure) {
-  try {
-    std::rethrow_exception(failure);
-  } catch (const std::exception& error) {
-    all_.abort("rank " + std::to_string(all_.rank()) + " cannot go on: " + error.what());
-    throw;
-  }
-}
+StepReport Trainer::step() {
+  const double started = monotonic_seconds();
+  mark_memory();
+  if (!model_.options().device.is_cpu()) accelerator::reset_peak_bytes();
+  StepReport report{.step = progress_.step + 1, .first_row = progress_.cursor.next_row, .rows = static_cast<uint64_t>(plan_.global_batch)};
+  reducer_.ranks().set_place("step", report.step);
+  const std::vector<TokenBatch> shards = rows_of_step(report);
+  report.tokens = plan_.tokens_per_step;
+  report.attention = attention_at(config_, plan_, progress_.step).kind;
+  const double rate_factor = learning_rate_at(config_.schedule, 1.0, progress_.step, plan_.total_steps);
+  report.learning_rate = rate_factor * config_.optimizer.learning_rate;
 
-[[noreturn]] void Trainer::out_of_memory(const std::exception_ptr& failure) const {
-  if (failure) std::rethrow_exception(failure);
-  fail(ErrorKind::memory, "another rank ran out of memory", "step " + std::to_string(progress_.step + 1), "see the last line of that rank");
-}
-
-/// A cheaper policy on all ranks, or the end of the run on all.
-void Trainer::keep_less(const std::exception_ptr& failure) {
-  model_.release();
-  const bool has_cheaper = keep_less_ && keep_less_();
-  if (any_rank(reducer_.ranks(), !has_cheaper)) out_of_memory(failure);
-  ++step_downs_;
-  log_warning("step {} ran out of memory: its rows are computed again, less is kept from now on", progress_.step + 1);
-}
-
-std::vector<LossSum> Trainer::accumulate_within_memory(const std::vector<TokenBatch>& shards, int64_t targets) {
-  constexpr int kStepDowns = 3;  // a run
-  for (;;) {
-    std::vector<LossSum> losses;
-    std::exception_ptr failure;
-    try {
-      losses = accumulate(shards, targets);
-    } catch (...) {
-      failure = std::current_exception();
-    }
-    if (failure && coupled_) end_all(failure);
-    if (!reducer_.agree_on_failure(failure, progress_.step + 1)) return losses;
-    if (config_.memory.on_oom == OnOom::stop || step_downs_ == kStepDowns) out_of_memory(failure);
-    keep_less(failure);
-  }
+  const std::vector<LossSum> losses = accumulate_within_memory(shards, report.targets);
+  UpdateGate gate = reducer_.reduce(tree_, losses, config_.optimizer.clip_norm);
+  optimizer_.step(progress_.applied_steps + 1, rate_factor, gate);  // moves nothing unless loss and norm are finite
+  read(gate);                                                       // the step's one wait for a device
+  if (gate.finite) reducer_.refresh_weights();
+  report.loss = gate.nll_sum / static_cast<double>(report.targets);
+  report.grad_norm = gate.norm;
+  move_on(report, gate);
+  if (report.step % kStepsBetweenChecks == 0) reducer_.check_replicas();
+  const MemoryNow memory = memory_now(model_.options().device);
+  report.memory_bytes = memory.bytes;
+  report.memory_peak_bytes = memory.peak_bytes;
+  report.resident_peak_bytes = peak_resident_bytes();
+  report.tensors = memory_count();
+  report.seconds = monotonic_seconds() - started;
+  return report;
 }
 
 /// What a finished step leaves in the run's progress.
@@ -154,35 +142,6 @@ void Trainer::move_on(StepReport& report, const UpdateGate& gate) {
                                                  .rows = report.rows,
                                                  .skipped = &progress_.cursor.skipped});
   report.hash = digest_hex(progress_.chain);
-}
-
-StepReport Trainer::step() {
-  const double started = monotonic_seconds();
-  mark_memory();
-  StepReport report{.step = progress_.step + 1, .first_row = progress_.cursor.next_row, .rows = static_cast<uint64_t>(plan_.global_batch)};
-  reducer_.ranks().set_place("step", report.step);
-  const std::vector<TokenBatch> shards = rows_of_step(report);
-  report.tokens = plan_.tokens_per_step;
-  report.attention = attention_at(config_, plan_, progress_.step).kind;
-  const double rate_factor = learning_rate_at(config_.schedule, 1.0, progress_.step, plan_.total_steps);
-  report.learning_rate = rate_factor * config_.optimizer.learning_rate;
-
-  const std::vector<LossSum> losses = accumulate_within_memory(shards, report.targets);
-  UpdateGate gate = reducer_.reduce(tree_, losses, config_.optimizer.clip_norm);
-  optimizer_.step(progress_.applied_steps + 1, rate_factor, gate);  // moves nothing unless loss and norm are finite
-  read(gate);                                                       // the step's one wait for a device
-  if (gate.finite) reducer_.refresh_weights();
-  report.loss = gate.nll_sum / static_cast<double>(report.targets);
-  report.grad_norm = gate.norm;
-  move_on(report, gate);
-  if (report.step % kStepsBetweenChecks == 0) reducer_.check_replicas();
-  const MemoryNow memory = memory_now(model_.options().device);
-  report.memory_bytes = memory.bytes;
-  report.memory_peak_bytes = memory.peak_bytes;
-  report.resident_peak_bytes = peak_resident_bytes();
-  report.tensors = memory_count();
-  report.seconds = monotonic_seconds() - started;
-  return report;
 }
 
 }  // namespace longlora

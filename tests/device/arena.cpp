@@ -77,6 +77,11 @@ void release(void* data) {
 
 bool inside(const void* data) { return data >= arena().base && data < arena().base + kArenaBytes; }
 Use use() { return arena().use; }
+void reset_peak() {
+  Arena& a = arena();
+  const std::lock_guard lock(a.mutex);
+  a.use.peak = a.use.allocated;
+}
 
 Access::Access() {
   Arena& a = arena();

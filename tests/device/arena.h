@@ -15,6 +15,7 @@ struct Use {
   size_t allocated = 0, peak = 0;
 };
 Use use();
+void reset_peak();  // to what is allocated
 
 /// Opens the arena; nests.
 class Access {

@@ -45,6 +45,7 @@ MemoryUse memory_use() {
   return {static_cast<int64_t>(allocated), static_cast<int64_t>(allocated), static_cast<int64_t>(peak),
           all - static_cast<int64_t>(allocated), all};
 }
+void reset_peak_bytes() { fake::reset_peak(); }
 void release_unused() {}
 void synchronize() {}
 

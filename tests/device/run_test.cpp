@@ -7,10 +7,11 @@
 #include "longlora/checkpoint/train_state.h"
 #include "longlora/config/model_config.h"
 #include "longlora/core/json.h"
+#include "longlora/ops/memory_counter.h"
 #include "longlora/train/export_run.h"
 #include "support/error_of.h"
 #include "support/tolerances.h"
-#include "train/tiny_training.h"
+#include "train/planned_training.h"
 
 namespace longlora {
 namespace {
@@ -159,6 +160,45 @@ TEST(DeviceStep, WaitsForLossAndNormAndForTheStateDigest) {
   const int64_t before = fake::reads();
   trainer.step();
   EXPECT_EQ(fake::reads() - before, 2);
+}
+
+TEST(DeviceStep, ReportsThePeakOfThisStepAlone) {
+  OnDevice parts(fake::device());
+  Trainer trainer = parts.trainer();
+  trainer.step();
+  constexpr int64_t kMuch = int64_t{64} << 20;
+  at::empty({kMuch}, at::TensorOptions().dtype(at::kByte).device(fake::device()));
+  EXPECT_GT(memory_now(fake::device()).peak_bytes, kMuch);
+  EXPECT_LT(trainer.step().memory_peak_bytes, kMuch);
+}
+
+/// The first plan that puts inputs on the host. Its search ends where a model this small has no other left, so the room is given back.
+void plan_with_offload(PreparedRun& run) {
+  PlanTarget tight = run.within;
+  while (run.memory.offload_host_bytes == 0) {
+    tight.budget_bytes = run.memory.peak_bytes() - 1;
+    run.memory = make_memory_plan(run.base->config, run.config(), run.plan, tight);
+  }
+}
+
+TEST(DeviceOutOfMemory, HostMemoryThatIsShortLeadsToAPlanWithLessOfIt) {
+  install_memory_counter();
+  const std::string memory = "device: cuda\nmemory: {host_budget: 64MiB}\n";
+  PlannedTraining unhindered(memory);
+  const std::string whole = unhindered.planned_trainer().step().hash;
+
+  PlannedTraining run(memory);
+  plan_with_offload(run.prepared);
+  const int64_t on_host = run.prepared.memory.offload_host_bytes;
+  Trainer trainer = run.planned_trainer();
+  fail_allocation_after(0);
+  EXPECT_EQ(trainer.step().hash, whole);
+  fail_allocation_after(-1);
+  EXPECT_EQ(memory_count().failed_bytes, on_host);
+  EXPECT_EQ(run.step_downs, 1);
+  EXPECT_EQ(run.last_short_of, ShortOf::host_memory);
+  EXPECT_LT(run.prepared.memory.offload_host_bytes, on_host);
+  EXPECT_EQ(trainer.step().step, 2);
 }
 
 }  // namespace

@@ -85,6 +85,15 @@ TEST_F(MemoryFile, StartsAnewWithAnotherPlan) {
   EXPECT_EQ(measured(), 920);
 }
 
+TEST_F(MemoryFile, StartsAnewWithAnotherPlanOfFullAttention) {
+  observer.after_step(report_of(1, 500, 900));
+  plan.full_layer_policy = {KeepPolicy::checkpoint};
+  observer.after_step(report_of(2, 500, 950));
+  EXPECT_EQ(measured(), 1400);
+  observer.after_step(report_of(3, 500, 420));
+  EXPECT_EQ(measured(), 920);
+}
+
 TEST(LastWords, SayWhatWasNeededAndWhatToDo) {
   const std::optional<Error> error = thrown_by([] {
     fail_out_of_memory(std::runtime_error("CUDA out of memory. Tried to allocate 2.00 GiB.\nbacktrace"), 7,

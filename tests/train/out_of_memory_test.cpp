@@ -9,7 +9,8 @@
 #include "longlora/ops/memory_counter.h"
 #include "longlora/train/prepare.h"
 #include "support/error_of.h"
-#include "train/tiny_training.h"
+#include "support/thread_ranks.h"
+#include "train/planned_training.h"
 
 namespace longlora {
 namespace {
@@ -41,7 +42,7 @@ TEST_F(OutOfMemory, EveryFailedAllocationOfAStepIsSurvivedWithTheSameBits) {
   for (int64_t k = 0; k < allocations; ++k) {
     run.prepare();
     int step_downs = 0;
-    Trainer trainer = run.trainer([&] {
+    Trainer trainer = run.trainer([&](ShortOf) {
       ++step_downs;
       run.model->set_policies(std::vector<LayerPolicy>(2, KeepPolicy::checkpoint));
       return true;
@@ -53,12 +54,65 @@ TEST_F(OutOfMemory, EveryFailedAllocationOfAStepIsSurvivedWithTheSameBits) {
   }
 }
 
+TEST_F(OutOfMemory, TheRunGoesOnWithACheaperPlanOfTheSameBits) {
+  std::vector<std::string> whole;
+  int64_t most = 0;
+  {
+    PlannedTraining run;
+    Trainer trainer = run.planned_trainer();
+    whole.push_back(trainer.step().hash);
+    const StepReport second = trainer.step();
+    whole.push_back(second.hash);
+    most = second.tensors.peak_bytes;
+    ASSERT_EQ(run.step_downs, 0);
+  }
+  for (const int64_t k : {0, 3, 20}) {
+    PlannedTraining run;
+    const int64_t planned = run.prepared.memory.peak_bytes();
+    Trainer trainer = run.planned_trainer();
+    fail_allocation_after(k);
+    EXPECT_EQ(trainer.step().hash, whole[0]) << k;
+    fail_allocation_after(-1);
+    EXPECT_EQ(run.step_downs, 1) << k;
+    EXPECT_LT(run.prepared.memory.peak_bytes(), planned) << k;
+    const StepReport second = trainer.step();
+    EXPECT_EQ(second.hash, whole[1]) << k;
+    EXPECT_LT(second.tensors.peak_bytes, most) << k;
+    EXPECT_EQ(run.step_downs, 1) << k;
+  }
+}
+
+/// Only one allocation of the process fails, so only one rank does.
+TEST_F(OutOfMemory, OneRankThatRunsOutTakesAllRanksToACheaperPlan) {
+  const auto chains_after = [](int64_t failing) {
+    std::vector<std::string> chains(2);
+    test::run_ranks(2, [&](dist::Communicator& ranks) {
+      at::set_num_threads(1);
+      PlannedTraining run(ranks, 4);
+      const int64_t planned = run.prepared.memory.peak_bytes();
+      Trainer trainer = run.planned_trainer();
+      ranks.barrier({});
+      if (ranks.rank() == 0) fail_allocation_after(failing);
+      ranks.barrier({});
+      trainer.step();
+      EXPECT_EQ(run.step_downs, failing < 0 ? 0 : 1) << ranks.rank();
+      EXPECT_EQ(run.prepared.memory.peak_bytes() < planned, failing >= 0) << ranks.rank();
+      chains[static_cast<size_t>(ranks.rank())] = trainer.step().hash;
+    });
+    fail_allocation_after(-1);
+    EXPECT_EQ(chains[0], chains[1]);
+    return chains[0];
+  };
+  const std::string whole = chains_after(-1);
+  for (const int64_t failing : {0, 7, 30}) EXPECT_EQ(chains_after(failing), whole) << failing;
+}
+
 TEST_F(OutOfMemory, StopEndsTheStepWithNothingMoved) {
   TinyTraining run;
   run.prepare();
   run.loaded.config.memory.on_oom = OnOom::stop;
   const Digest before = state_digest(*run.model);
-  Trainer trainer = run.trainer([] { return true; });
+  Trainer trainer = run.trainer([](ShortOf) { return true; });
   fail_allocation_after(4);
   EXPECT_THROW(trainer.step(), c10::Error);
   fail_allocation_after(-1);
@@ -99,6 +153,24 @@ TEST_F(OutOfMemory, EveryFailedAllocationOfARunEndsItWithOneSentence) {
   }
   EXPECT_GT(failures, 60);
   EXPECT_EQ(lasting(tiny.metrics("out").back()), lasting(tiny.metrics("whole").back()));
+}
+
+/// Its two matrices are in no plan.
+TEST_F(OutOfMemory, TheProductRateIsMeasuredWhileNothingElseIsThere) {
+  constexpr int64_t kMatrix = 768 * 768 * 4;
+  TinyRun tiny;
+  const TrainRequest request = tiny.request(tiny.yaml("lora", "out", "device: cpu\n"), {{"train.steps", "1"}});
+  const int64_t before = memory_count().live_bytes;
+  for (int64_t k = 0; k < 100; ++k) {
+    fail_allocation_after(k);
+    const int code = outcome_of(request).first;
+    fail_allocation_after(-1);
+    ASSERT_EQ(code, 71) << k;
+    if (memory_count().failed_bytes != kMatrix) continue;
+    EXPECT_EQ(memory_count().live_bytes_at_failure, before);
+    return;
+  }
+  FAIL() << "no matrix of that size";
 }
 
 TEST_F(OutOfMemory, ALimitIsRefusedBeforeTheStartOrKept) {

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <mutex>
 #include <set>
 
@@ -102,6 +103,31 @@ TEST(Ranks, ARootThatCannotSaveLeavesNobodyWaiting) {
     }
     trainer.step();  // and training goes on
   });
+}
+
+TEST(Ranks, OneWithoutMemoryForItsRowsEndsAllForThatReason) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "a sanitizer ends the program where memory cannot be had";
+#endif
+  std::atomic<int> ended{0};
+  test::run_ranks(2, [&](dist::Communicator& ranks) {
+    std::unique_ptr<Dataset> endless;
+    Rank rank(ranks, "lora", 2, true);
+    if (ranks.rank() == 1) {  // a row of more bytes than there are addresses
+      DatasetOptions options{.sequence_length = int64_t{1} << 46, .vocab_size = kTinyVocab, .data = rank.loaded.config.data};
+      endless = std::make_unique<Dataset>(rank.loaded.config.data.train, options);
+      rank.loader = std::make_unique<BatchLoader>(*endless, Sampler({.rows = {1}}), 2, 1, 1, 1, 0);
+    }
+    Trainer trainer = rank.trainer();
+    try {
+      trainer.step();
+    } catch (const std::exception& error) {
+      EXPECT_TRUE(is_out_of_memory(error)) << "rank " << ranks.rank() << ": " << error.what();
+      ++ended;
+    }
+    rank.loader.reset();
+  });
+  EXPECT_EQ(ended, 2);
 }
 
 TEST(Ranks, AStopOnOneRankEndsAllAfterTheSameStep) {

@@ -36,7 +36,7 @@ struct TinyTraining {
     loader = std::make_unique<BatchLoader>(*data, sampler, rows, 1, reducer->first_shard(), plan.accumulation, 1);
     optimizer = std::make_unique<AdamW>(model->trainable(), loaded.config.optimizer);
   }
-  Trainer trainer(std::function<bool()> keep_less = {}) {
+  Trainer trainer(std::function<bool(ShortOf)> keep_less = {}) {
     return Trainer(
         {*model, *loader, *optimizer, *reducer, reducer->ranks(), loaded.config, plan, tiny.dir.path(), std::move(keep_less), memory}, {});
   }

@@ -17,7 +17,7 @@ struct DeviceInfo {
   int64_t total_bytes = 0;
 };
 struct MemoryUse {
-  int64_t allocated = 0, reserved = 0, peak = 0;  // of this process: in tensors, held for them, most in tensors so far
+  int64_t allocated = 0, reserved = 0, peak = 0;  // of this process: in tensors, held for them, most in tensors since reset_peak_bytes
   int64_t free = 0, total = 0;                    // of the card
 };
 
@@ -43,6 +43,8 @@ at::Tensor staging(at::IntArrayRef sizes, at::ScalarType);
 /// for tens of GiB there; ErrorKind::memory when the host has not that much. It must outlive the copies.
 at::Tensor host_block(int64_t bytes);
 MemoryUse memory_use();
+/// MemoryUse::peak starts again from what is allocated now; nothing without a GPU.
+void reset_peak_bytes();
 /// Gives memory that no tensor holds back to the card: before a step is tried again after a failed allocation.
 void release_unused();
 void synchronize();

@@ -23,11 +23,14 @@ ComputeDevice choose_device(DeviceKind);
 ComputeDevice choose_device(const std::string& name);
 
 /// What the planner may use: memory.device_budget or what of the card is free (the plan leaves 1 GiB of it to libraries);
-/// memory.host_budget or its default on the CPU.
-PlanTarget plan_target(const ComputeDevice&, const TrainConfig&, ComputeType);
+/// memory.host_budget, which is a rank's, or this rank's part of the host's default where `local_ranks` run on the host.
+PlanTarget plan_target(const ComputeDevice&, const TrainConfig&, ComputeType, int64_t local_ranks = 1);
+
+/// Which allocation failed. On the CPU both are the one memory.
+enum class ShortOf : uint8_t { device_memory, host_memory };
 
 struct MemoryNow {
-  int64_t bytes = 0, peak_bytes = 0;  // of tensors on a GPU; resident in host memory on the CPU
+  int64_t bytes = 0, peak_bytes = 0;  // of tensors on a GPU, since the step began; resident in host memory on the CPU, since the start
 };
 MemoryNow memory_now(const at::Device&);
 

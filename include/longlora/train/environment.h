@@ -35,7 +35,5 @@ int64_t resident_bytes();       // VmRSS
 int64_t peak_resident_bytes();  // VmHWM
 /// What processes here may use together: the control group's limit, or the machine's memory; 0 when unknown.
 int64_t host_memory_limit();
-/// FLOP/s of one large product in the compute type, best of three after a warm-up (about 0.1 s): the peak of MFU and HFU; 0 when unknown.
-double measure_product_rate(ComputeType, const at::Device&);
 
 }  // namespace longlora

@@ -36,7 +36,7 @@ class MemoryObserver : public Observer {
   std::filesystem::path file_;
   const MemoryPlan& plan_;
   bool is_gpu_;
-  std::vector<LayerPolicy> policy_;  // of the measured steps
+  std::vector<LayerPolicy> policy_, full_policy_;  // of the measured steps
   int64_t worst_bytes_ = 0;
 };
 

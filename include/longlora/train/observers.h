@@ -17,24 +17,20 @@
 
 namespace longlora {
 
-/// FLOPs per token of the plan and FLOP/s of the machine: what turns seconds into MFU and HFU.
-struct SpeedScale {
-  FlopsPerToken as_configured, full_attention;
-  double peak_flops_per_second = 0;
-};
-
 /// One JSON line a step. A failing disk costs lines, never the run; a half-written line is overwritten by the next.
 class MetricsObserver : public Observer {
  public:
-  /// Cuts the file to `keep_bytes` (resume), 0 starts it anew.
-  MetricsObserver(const std::filesystem::path& file, uint64_t keep_bytes, SpeedScale);
+  /// Cuts the file to `keep_bytes` (resume), 0 starts it anew. MFU and HFU: the FLOPs of the plan, which must outlive this and may change
+  /// between steps, of the machine's peak.
+  MetricsObserver(const std::filesystem::path& file, uint64_t keep_bytes, const MemoryPlan&, double peak_flops_per_second);
   void after_step(const StepReport&) override;
   uint64_t bytes() const { return written_; }
   void sync();  // before a checkpoint notes bytes()
  private:
   std::optional<OutputFile> file_;
   uint64_t written_ = 0;
-  SpeedScale scale_;
+  const MemoryPlan& plan_;
+  double peak_flops_per_second_;
   bool warned_ = false;
 };
 

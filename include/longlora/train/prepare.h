@@ -2,6 +2,7 @@
 // From a configuration to a checked plan, before any weight is read and without writing anything: what `train`, `plan` and
 // `train --dry-run` share.
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,16 +23,19 @@ struct PreparedRun {
   ComputeType compute = ComputeType::fp32;
   ParameterCounts counts;
   MemoryPlan memory;
+  PlanTarget within;                       // what `memory` was planned for: the budgets, less after an allocation failed
+  std::optional<int64_t> held_host_bytes;  // offloaded inputs of the plan before `memory`, for which the host had room
   const TrainConfig& config() const { return loaded.config; }
 };
 
 /// exporting: on the CPU, no plan of memory.
 enum class PrepareFor { training, exporting };
 /// Reads config.json and weight headers, checks heads, groups, batch, trainable set, data paths, memory. Errors: config, missing, data,
-/// memory. `ranks`: those that see other rows.
-PreparedRun prepare_run(LoadedConfig, PrepareFor = PrepareFor::training, int64_t ranks = 1);
-/// Plans again for 5 % less than the present plan needs (memory.policy auto); false when nothing cheaper exists.
-bool replan_with_less(PreparedRun&);
+/// memory. `ranks`: those that see other rows; `local_ranks`: those on this host, which share its memory.
+PreparedRun prepare_run(LoadedConfig, PrepareFor = PrepareFor::training, int64_t ranks = 1, int64_t local_ranks = 1);
+/// Plans again (memory.policy auto) for 5 % less than the present plan needs; where the host was short beside a GPU, for as much of the
+/// device, and of the host what the plan before held, or 5 % less than the present one asks for. False when nothing cheaper exists.
+bool replan_with_less(PreparedRun&, ShortOf);
 /// Lines for people: counts by role, plan, policy, group, RoPE old to new, world, output.
 std::vector<std::string> banner(const PreparedRun&);
 

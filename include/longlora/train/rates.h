@@ -18,6 +18,9 @@ struct MeasuredRates {
 /// Products of a layer's shapes, s2 attention forward and backward, norm and SwiGLU passes, copies between host and device (on the CPU
 /// within its memory): the best of several each, a few seconds in all. Takes 3 GiB on a GPU, 0.3 GiB on the CPU.
 MeasuredRates measure_rates(const ComputeDevice&, ComputeType);
+/// FLOP/s of one large product in the compute type, the best of twenty after a warm-up (about 0.1 s): the peak of MFU and HFU; 0 when
+/// unknown. Takes 256 MiB on a GPU in bf16, 4.5 MiB on the CPU in fp32.
+double measure_product_rate(ComputeType, const at::Device&);
 /// The file of `plan --rates`, indented.
 std::string rates_json(const MeasuredRates&);
 

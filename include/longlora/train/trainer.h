@@ -13,6 +13,7 @@
 #include "longlora/ops/memory_counter.h"
 #include "longlora/optim/optimizer.h"
 #include "longlora/plan/memory_plan.h"
+#include "longlora/train/device.h"
 #include "longlora/train/gradient_tree.h"
 #include "longlora/train/hash_chain.h"
 #include "longlora/train/reducer.h"
@@ -29,7 +30,7 @@ struct StepReport {
   Outcome outcome = Outcome::applied;
   AttentionKind attention = AttentionKind::full;
   double seconds = 0, data_wait_seconds = 0;
-  int64_t memory_bytes = 0, memory_peak_bytes = 0;  // of the device; on the CPU of the process, resident
+  int64_t memory_bytes = 0, memory_peak_bytes = 0;  // of the device, the peak of this step; on the CPU of the process, resident
   int64_t resident_peak_bytes = 0;                  // of the process
   MemoryCount tensors;                              // host memory of this step: peaks and numbers since it began
   std::string hash;                                 // hex of the chain after this step
@@ -66,8 +67,8 @@ class Trainer {
     dist::Communicator& all;  // every rank of the run
     const TrainConfig& config;
     const RunPlan& plan;
-    std::filesystem::path log_folder;        // nonfinite-<step>.json; empty: not written
-    std::function<bool()> keep_less = {};    // a cheaper memory policy after a failed allocation; false: there is none
+    std::filesystem::path log_folder;             // nonfinite-<step>.json; empty: not written
+    std::function<bool(ShortOf)> keep_less = {};  // a cheaper memory policy after a failed allocation; false: there is none
     const MemoryPlan* memory = nullptr;      // policies and bytes, read before every step; null: the model's own policies, bytes as needed
     dist::Communicator* sequence = nullptr;  // ranks that share every row (dist.sequence_parallel), also the model's sequence group
     bool coupled = false;                    // ranks wait for each other inside a pass: an error there ends the run on all of them
@@ -92,12 +93,13 @@ class Trainer {
   std::vector<TokenBatch> rows_of_step(StepReport&);
   void open_memory(const AttentionSettings&);
   std::vector<LossSum> accumulate(const std::vector<TokenBatch>& shards, int64_t targets);
-  std::vector<LossSum> accumulate_within_memory(const std::vector<TokenBatch>& shards, int64_t targets);
-  void end_all(const std::exception_ptr& failure);
-  [[noreturn]] void out_of_memory(const std::exception_ptr& failure) const;
-  void keep_less(const std::exception_ptr& failure);
   void move_on(StepReport&, const UpdateGate&);
   ModelInput model_input(const TokenBatch&) const;
+  // within_memory.cpp
+  std::vector<LossSum> accumulate_within_memory(const std::vector<TokenBatch>& shards, int64_t targets);
+  void keep_less(const std::exception_ptr& failure);
+  void end_all(const std::exception_ptr& failure);
+  [[noreturn]] void out_of_memory(const std::exception_ptr& failure) const;
   void skip_or_stop(const StepReport&);
   void write_nonfinite(const StepReport&) const;
 
@@ -115,7 +117,7 @@ class Trainer {
   std::vector<Parameter*> trainable_;
   GradientTree tree_;
   std::deque<double> last_losses_;
-  std::function<bool()> keep_less_;
+  std::function<bool(ShortOf)> keep_less_;
   const MemoryPlan* memory_;
   int step_downs_ = 0;
 };

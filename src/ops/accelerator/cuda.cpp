@@ -122,6 +122,11 @@ MemoryUse memory_use() {
           .total = static_cast<int64_t>(total)};
 }
 
+void reset_peak_bytes() {
+  at::globalContext().lazyInitDevice(at::kCUDA);
+  c10::cuda::CUDACachingAllocator::resetPeakStats(static_cast<c10::DeviceIndex>(selected));
+}
+
 void release_unused() { c10::cuda::CUDACachingAllocator::emptyCache(); }
 void synchronize() { check(cudaDeviceSynchronize(), "cudaDeviceSynchronize"); }
 

@@ -16,6 +16,7 @@ void* current_stream(const at::Device&) { return nullptr; }
 at::Tensor staging(at::IntArrayRef sizes, at::ScalarType type) { return at::empty(sizes, at::TensorOptions().dtype(type)); }
 at::Tensor host_block(int64_t bytes) { return at::empty({bytes}, at::TensorOptions().dtype(at::kByte)); }
 MemoryUse memory_use() { return {}; }
+void reset_peak_bytes() {}
 void release_unused() {}
 void synchronize() {}
 
