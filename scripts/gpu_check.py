@@ -39,7 +39,7 @@ SHARE = {"sanitizer": 0.2, "correctness": 0.2, "kernels": 0.5, "baselines": 0.5,
 
 
 # Dense bf16 TFLOP/s of data sheets, the base of MFU and HFU; where a name is not here, the product measured in this run is.
-PEAK_TFLOPS = {"H100 80GB HBM3": 989.4, "H100 SXM": 989.4, "H100 NVL": 835.5, "H100 PCIe": 756.5, "H200": 989.4, "A100": 311.9}
+PEAK_TFLOPS = {"H100 80GB HBM3": 989.4, "H100 SXM": 989.4, "H100 NVL": 835, "H100 PCIe": 756, "H200": 989.4, "A100": 312}
 
 
 class Stop(Exception):

@@ -6,11 +6,11 @@
 #include "apps/commands.h"
 #include "longlora/core/error.h"
 #include "longlora/core/files.h"
+#include "longlora/core/host_memory.h"
 #include "longlora/core/json.h"
 #include "longlora/core/text.h"
 #include "longlora/dist/launcher.h"
 #include "longlora/ops/accelerator.h"
-#include "longlora/train/environment.h"
 
 namespace longlora::apps {
 namespace {

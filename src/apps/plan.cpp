@@ -59,7 +59,7 @@ Target target_of(const PlanFlags& flags, const TrainConfig& config) {
   }
   const ComputeDevice device = config.device == DeviceKind::cpu ? ComputeDevice{} : here;
   const std::string host = flags.host_bytes > 0 ? "--host-memory" : config.memory.host_budget ? "memory.host_budget" : "available here";
-  const PlanTarget target = plan_target(device, config, resolve_compute(config, device));
+  const PlanTarget target = plan_target(device, config, resolve_compute(config, device), flags.ranks);
   if (!device.is_gpu()) return {target, host, "", !for_cpu && config.device == DeviceKind::automatic};
   return {target, config.memory.device_budget ? "memory.device_budget" : "free on this card", host};
 }

@@ -11,13 +11,13 @@ struct Row {
   std::string_view key;
   ResumeClass resume;
   std::string_view help;
-  std::string_view absent = "none";   // optional members: the word for "not set"
+  std::string_view absent = "none";  // optional members: the word for "not set"
   bool required = false;
-  std::string_view shown_default = {};   // when the default is not a constant
+  std::string_view shown_default = {};  // when the default is not a constant
 };
 
-inline constexpr int64_t kMaxTokens = int64_t{1} << 30;   // of one row: byte counts stay far below 2^63
-inline constexpr int64_t kMaxSteps = int64_t{1} << 31;    // the step is one 32-bit word of the random counter
+inline constexpr int64_t kMaxTokens = int64_t{1} << 30;  // of one row: byte counts stay far below 2^63
+inline constexpr int64_t kMaxSteps = int64_t{1} << 31;   // the step is one 32-bit word of the random counter
 inline constexpr int64_t kMaxBytes = int64_t{1} << 50;
 
 template <class V, class C>
@@ -70,8 +70,7 @@ void visit_data(V&& v, C& c) {
   v(Row{"data.shuffle", frozen, "permute the rows of every epoch; false: file order"}, c.data.shuffle, Words{});
   v(Row{"data.prefetch", free, "steps prepared ahead"}, c.data.prefetch, Integers{0, 1024});
   v(Row{"data.eos", frozen, "id that ends a document; auto: the tokenizer's", "auto"}, c.data.eos, Integers{0, (int64_t{1} << 31) - 1});
-  v(Row{"data.train_on", frozen, "tokens of a conversation that are trained"}, c.data.train_on,
-    Text{false, "answers, all"});
+  v(Row{"data.train_on", frozen, "tokens of a conversation that are trained"}, c.data.train_on, Text{false, "answers, all"});
   v(Row{"data.system_prompt", frozen, "system prompt for the template"}, c.data.system_prompt, Text{});
   v(Row{"data.parse_special_tokens", frozen, "true: special-token strings inside text become special tokens"}, c.data.parse_special_tokens,
     Words{});
@@ -115,9 +114,10 @@ void visit_machine(V&& v, C& c) {
   v(Row{"memory.policy", free, "what is kept between forward and backward; auto: as much as fits. No policy changes a bit of the result"},
     c.memory.policy, Words{});
   v(Row{"memory.halo_streaming", free, "stream long sequences through the device in pieces"}, c.memory.halo_streaming, Words{});
-  v(Row{"memory.device_budget", free, "bytes the planner may use on the device; auto: free - 1 GiB", "auto", false, "free - 1 GiB"},
+  v(Row{"memory.device_budget", free, "bytes the planner may use on the device; auto: what is free", "auto", false, "free"},
     c.memory.device_budget, Integers{1 << 20, kMaxBytes, Unit::bytes});
-  v(Row{"memory.host_budget", free, "bytes the planner may use on the host; auto: available - 8 GiB", "auto", false, "available - 8 GiB"},
+  v(Row{"memory.host_budget", free, "bytes of the host that a rank may use; auto: available - 8 GiB, shared by the ranks of the host",
+        "auto", false, "(available - 8 GiB) / ranks of the host"},
     c.memory.host_budget, Integers{1 << 20, kMaxBytes, Unit::bytes});
   v(Row{"memory.on_oom", free, "step_down: after running out of memory go on with the next cheaper policy"}, c.memory.on_oom, Words{});
   v(Row{"device", frozen, "where to compute"}, c.device, Words{});

@@ -5,12 +5,11 @@
 #include <vector>
 
 #include "longlora/model/sequence.h"
+#include "longlora/plan/exchange.h"
 #include "model/device_bytes.h"
 
 namespace longlora {
 namespace {
-
-constexpr int64_t kChunk = int64_t{4} << 20;  // values
 
 /// All gradients one after another, read and written in pieces of one flat range.
 class FlatGradients {
@@ -84,7 +83,7 @@ void add_over_sequence_ranks(std::span<Parameter* const> trainable, LossSum& los
   add_loss(loss, group);
   if (trainable.empty()) return;
   const FlatGradients gradients(trainable);
-  const int64_t most = (std::min(gradients.size(), kChunk) + size - 1) / size * size;
+  const int64_t most = (std::min(gradients.size(), kSequenceSumElements) + size - 1) / size * size;
   at::Tensor storage = at::empty({most}, gradients.options()), gathered_storage = at::empty({most}, gradients.options());
   for (int64_t begin = 0; begin < gradients.size(); begin += most) {
     const int64_t count = std::min(most, gradients.size() - begin), padded = (count + size - 1) / size * size;

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "longlora/core/error.h"
+#include "longlora/core/host_memory.h"
 #include "plan/setup.h"
 
 namespace longlora {
@@ -158,6 +159,12 @@ MemoryPlan make_memory_plan(const ModelConfig& model, const TrainConfig& config,
 MemoryPlan make_memory_plan(const ModelConfig& model, const TrainConfig& config, const RunPlan& run, int64_t element_bytes,
                             int64_t budget_bytes) {
   return make_memory_plan(model, config, run, PlanTarget{PlanTarget::Device::cpu, element_bytes, budget_bytes});
+}
+
+int64_t default_host_budget(const std::filesystem::path& root) {
+  constexpr int64_t kReserve = int64_t{8} << 30;
+  const int64_t available = available_host_memory(root);
+  return available > 2 * kReserve ? available - kReserve : available / 2;
 }
 
 }  // namespace longlora

@@ -15,6 +15,9 @@ constexpr int64_t kGpuRuntime = int64_t{1} << 30;  // cuBLAS, NCCL, buffers of t
 int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 bool is_power_of_two(int64_t n) { return std::has_single_bit(static_cast<uint64_t>(n)); }
 
+/// The gradients of a rank are a node of the tree: halves of it are exchanged (Reducer).
+bool has_whole_subtrees(const RunPlan& run) { return is_power_of_two(run.ranks) && is_power_of_two(run.accumulation); }
+
 int64_t weight_ranks_of(const TrainConfig& config, const RunPlan& run) {
   const bool is_shared = config.dist.shard_weights == ShardWeights::frozen && config.tuning.mode != TuningMode::full;
   return is_shared ? run.ranks * config.dist.sequence_parallel : 1;
@@ -48,7 +51,7 @@ struct OpenSubtrees {
 }  // namespace
 
 int64_t spare_gradient_sets(const RunPlan& run) {
-  const bool whole_subtrees = is_power_of_two(run.ranks) && is_power_of_two(run.accumulation);
+  const bool whole_subtrees = has_whole_subtrees(run);
   const int64_t received = run.ranks > 1 && !whole_subtrees ? 1 : 0;
   int64_t most = 0;
   for (int64_t rank = 0; rank < run.ranks; ++rank) {
@@ -90,6 +93,7 @@ Shapes::Shapes(const ModelConfig& model, const TrainConfig& config, const RunPla
       data_ranks(run.ranks),
       state_ranks(config.dist.shard_state == AutoBool::off ? 1 : run.ranks),
       sequence_ranks(config.dist.sequence_parallel),
+      halves(has_whole_subtrees(run)),
       counts(count_parameters(model, config.tuning)),
       parts(model, target.element_bytes, weight_ranks) {}
 
@@ -111,12 +115,16 @@ int64_t Shapes::state_bytes() const {
 
 int64_t Shapes::tree_bytes() const { return 4 * counts.trainable * gradient_sets; }
 
-/// Ranks of a sequence add before data ranks do, and give their buffers back.
+/// Ranks of a sequence add before data ranks do, and give their buffers back. Where whole gradients are sent (`halves` is false) they
+/// arrive in a set of the tree; with whole state they are then everywhere.
 int64_t Shapes::exchange_bytes() const {
+  int64_t most = sequence_exchange_bytes(counts.trainable, sequence_ranks);
+  if (data_ranks == 1) return most;
   const int64_t share = round_up((counts.trainable + data_ranks - 1) / data_ranks, kernels::kNormBlock);
-  const bool weights = state_ranks > 1;  // otherwise every rank updates all weights, and gradients are gathered
-  return std::max(sequence_exchange_bytes(counts.trainable, sequence_ranks),
-                  longlora::exchange_bytes(counts.trainable, share, data_ranks, weights ? element_bytes : 4));
+  const bool sharded = state_ranks > 1;  // updated weights are gathered, otherwise gradients
+  if (halves) most = std::max(most, halving_bytes(counts.trainable));
+  if (halves || sharded) most = std::max(most, gather_bytes(share, data_ranks, sharded ? element_bytes : 4));
+  return most;
 }
 
 int64_t Shapes::runtime_bytes() const { return gpu ? kGpuRuntime : 0; }

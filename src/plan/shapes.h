@@ -27,8 +27,9 @@ struct Shapes {
   int64_t positions;  // of the RoPE table
   int64_t gradient_sets;
   bool gpu;
-  int64_t weight_ranks, data_ranks, state_ranks,
-      sequence_ranks;  // each rank holds one of so many parts; dist.shard_weights resolved: auto counts as none
+  // each rank holds one of so many parts; dist.shard_weights resolved: auto counts as none
+  int64_t weight_ranks, data_ranks, state_ranks, sequence_ranks;
+  bool halves;  // data ranks exchange halves of gradients, not whole ones
   ParameterCounts counts;
   WeightParts parts;
 

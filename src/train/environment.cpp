@@ -54,9 +54,9 @@ CpuInfo read_cpu_info() {
   return info;
 }
 
-/// Bytes of a line "Key:  N kB".
-int64_t bytes_of(const char* key, const char* path = "/proc/self/status") {
-  std::ifstream file(path);
+/// Bytes of a line "Key:  N kB" of this process's status.
+int64_t bytes_of(const char* key) {
+  std::ifstream file("/proc/self/status");
   for (std::string line; std::getline(file, line);) {
     if (!line.starts_with(key)) continue;
     std::istringstream words(line.substr(std::string_view(key).size()));
@@ -143,14 +143,5 @@ std::string libtorch_version() { return TORCH_VERSION; }
 
 int64_t resident_bytes() { return bytes_of("VmRSS:"); }
 int64_t peak_resident_bytes() { return bytes_of("VmHWM:"); }
-
-int64_t host_memory_limit() {
-  int64_t limit = bytes_of("MemTotal:", "/proc/meminfo");
-  for (const char* path : {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
-    int64_t of_group = 0;
-    if (std::ifstream(path) >> of_group && of_group > 0) limit = limit > 0 ? std::min(limit, of_group) : of_group;
-  }
-  return limit;
-}
 
 }  // namespace longlora

@@ -11,7 +11,7 @@
 namespace longlora {
 namespace {
 
-constexpr std::string_view kTotal = "total", kRuntime = "runtime";
+constexpr std::string_view kTotal = "total", kRuntime = "runtime", kExchange = "exchange";
 
 std::optional<Component> component_named(std::string_view name) {
   for (size_t c = 0; c < kNumComponents; ++c)
@@ -23,7 +23,7 @@ ComponentBytes planned_components(const std::vector<std::pair<std::string, int64
   ComponentBytes planned;
   for (const auto& [name, bytes] : parts) {
     if (name == kTotal || name == kRuntime) continue;
-    planned[component_named(name).value_or(Component::activations)] += bytes;
+    planned[component_named(name).value_or(name == kExchange ? Component::other : Component::activations)] += bytes;
   }
   return planned;
 }

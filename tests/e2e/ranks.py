@@ -190,12 +190,12 @@ def a_stopped_rank_is_found():
 
 def stop_a_rank():
     with Workplace() as place:
-        config = settings(place, train={"steps": 400, "global_batch": 4, "micro_batch": 1}, evaluate={"every": 0},
-                          dist={"timeout_seconds": 3})
+        config = settings(place, train={"steps": 400, "global_batch": 4, "micro_batch": 1}, evaluate={"every": 0}, dist={"timeout_seconds": 3},
+                          checkpoint={"every": 50, "keep": 2})   # saves are rare: outside of steps a rank may be silent for longer
         out = place.path / "out"
         run = subprocess.Popen([*launch(2, "--max-restarts", "0", "--show-ranks", "all"), *train_line(config, out)], env=environment(),
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        while not (out / "metrics.jsonl").exists() or len(metrics_so_far(out)) < 3:
+        while not (out / "metrics.jsonl").exists() or len(metrics_so_far(out)) < 52:
             assert run.poll() is None, run.communicate()[0]
             time.sleep(0.05)
         ranks = living(out)

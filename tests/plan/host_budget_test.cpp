@@ -3,6 +3,7 @@
 
 #include <fstream>
 
+#include "longlora/core/host_memory.h"
 #include "longlora/plan/memory_plan.h"
 
 namespace longlora {
@@ -30,6 +31,7 @@ class HostBudget : public testing::Test {
                                       std::to_string(active * kGibibyte) + "\n");
   }
   int64_t gib() const { return default_host_budget(root_) / kGibibyte; }
+  int64_t limit_gib() const { return host_memory_limit(root_) / kGibibyte; }
 
  private:
   std::filesystem::path root_;
@@ -39,6 +41,18 @@ TEST_F(HostBudget, IsWhatIsAvailableLessAReserve) {
   EXPECT_EQ(gib(), 292);
   write("proc/meminfo", "MemAvailable:  8388608 kB\n");
   EXPECT_EQ(gib(), 4);  // of little, half
+}
+
+TEST_F(HostBudget, TheLimitIsTheMachinesOrTheTightestGroups) {
+  EXPECT_EQ(limit_gib(), 400);
+  write("proc/self/cgroup", "0::/slice/job\n");
+  group("/slice", 64, 60);
+  group("/slice/job", -1, 60);
+  EXPECT_EQ(limit_gib(), 64);
+  write("proc/meminfo", "");
+  EXPECT_EQ(limit_gib(), 64);
+  group("/slice", -1, 60);
+  EXPECT_EQ(limit_gib(), 0);  // unknown
 }
 
 TEST_F(HostBudget, FilePagesOfTheGroupAreRoom) {

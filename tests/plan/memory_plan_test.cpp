@@ -81,7 +81,7 @@ TEST(MemoryPlan, FitsWhereThePublishedTableSaysSo) {
   }
 }
 
-// FLOPs a token in GF, docs/memory.md section 2 (LoRA terms omitted there, below 0.3 %).
+// FLOPs a token in GF, docs/memory.md section 5 (LoRA terms omitted there, below 0.3 %).
 struct Flops {
   const char* name;
   ModelConfig model;

@@ -76,8 +76,8 @@ Rates default_rates(const PlanTarget&);
 MemoryPlan make_memory_plan(const ModelConfig&, const TrainConfig&, const RunPlan&, int64_t element_bytes, int64_t budget_bytes);
 /// Largest sequence length (multiple of 256, 0 when none) whose cheapest plan in bytes fits; group recomputed from the ratio.
 int64_t largest_context(const ModelConfig&, const TrainConfig&, const RunPlan&, const PlanTarget&);
-/// min(available memory, room in the control groups) - 8 GiB or half of it when smaller; what memory.host_budget defaults to. File pages
-/// that the kernel gives back count as room. `root`: below it lie proc and sys.
+/// Of all processes on this host together: what is available (core/host_memory.h) - 8 GiB, or half of it when that is more. Ranks of one
+/// host share it: memory.host_budget defaults to a part.
 int64_t default_host_budget(const std::filesystem::path& root = "/");
 
 }  // namespace longlora

@@ -33,7 +33,5 @@ std::string libtorch_version();
 
 int64_t resident_bytes();       // VmRSS
 int64_t peak_resident_bytes();  // VmHWM
-/// What processes here may use together: the control group's limit, or the machine's memory; 0 when unknown.
-int64_t host_memory_limit();
 
 }  // namespace longlora

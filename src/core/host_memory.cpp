@@ -1,10 +1,10 @@
+#include "longlora/core/host_memory.h"
+
 #include <algorithm>
 #include <fstream>
 #include <limits>
 #include <sstream>
 #include <string>
-
-#include "longlora/plan/memory_plan.h"
 
 namespace longlora {
 namespace {
@@ -32,9 +32,10 @@ int64_t number_of(const path& name, std::string_view key) {
   return -1;
 }
 
-int64_t available_memory(const path& root) {
-  const int64_t kib = number_of(root / "proc/meminfo", "MemAvailable:");
-  return kib >= 0 ? kib * 1024 : int64_t{4} << 30;  // no procfs: a cautious guess
+/// Of /proc/meminfo, in bytes; -1 without procfs.
+int64_t memory_of(const path& root, std::string_view key) {
+  const int64_t kib = number_of(root / "proc/meminfo", key);
+  return kib >= 0 ? kib * 1024 : -1;
 }
 
 /// How the two versions of control groups name the same things.
@@ -67,24 +68,30 @@ int64_t room_in(const path& group, const Version& v) {
   return std::max<int64_t>(0, limit - used);
 }
 
-/// Every group above limits this one too. What a container does not see of its own path is left out.
-int64_t control_group_room(const path& root) {
-  int64_t room = kUnlimited;
-  for (const Version& v : kVersions) {
-    path group = group_of(root, v.controllers);
-    for (room = std::min(room, room_in(root / v.mount / group, v)); !group.empty();
-         room = std::min(room, room_in(root / v.mount / group, v)))
-      group = group.parent_path();
-  }
-  return room;
+/// The least `of(folder, version)` of this process's control groups: every group above limits this one too. What a container does not see
+/// of its own path is left out.
+template <class Of>
+int64_t least_of_groups(const path& root, Of&& of) {
+  int64_t least = kUnlimited;
+  for (const Version& v : kVersions)
+    for (path group = group_of(root, v.controllers);; group = group.parent_path()) {
+      least = std::min(least, of(root / v.mount / group, v));
+      if (group.empty()) break;
+    }
+  return least;
 }
 
 }  // namespace
 
-int64_t default_host_budget(const path& root) {
-  constexpr int64_t kReserve = int64_t{8} << 30;
-  const int64_t available = std::min(available_memory(root), control_group_room(root));
-  return available > 2 * kReserve ? available - kReserve : available / 2;
+int64_t available_host_memory(const path& root) {
+  const int64_t available = memory_of(root, "MemAvailable:");
+  return std::min(available >= 0 ? available : int64_t{4} << 30, least_of_groups(root, room_in));
+}
+
+int64_t host_memory_limit(const path& root) {
+  const int64_t total = memory_of(root, "MemTotal:");
+  const int64_t groups = least_of_groups(root, [](const path& group, const Version& v) { return number_in(group / v.limit); });
+  return total > 0 || groups < kUnlimited ? std::min(total > 0 ? total : kUnlimited, groups) : 0;
 }
 
 }  // namespace longlora
