@@ -18,6 +18,7 @@ Exit codes: 0 all verified and within the gates, 1 not so, 64 usage, 66 somethin
 """
 import argparse
 import json
+import os
 import pathlib
 import statistics
 import subprocess
@@ -222,7 +223,8 @@ class Stages:
         tokens = write_tokens(self.folder / "long.bin", shape.vocabulary, c.tokens + 1)
         recipe = Recipe(write_model(self.folder / "long", shape), tokens, c.tokens, 1, dtype="fp32", random=True, rope_factor=-(-c.tokens // 4096),
                         memory={"policy": "checkpoint", "halo_streaming": c.streaming})
-        row = {"op": "long_step", "shape": str(shape), "tokens": c.tokens, "variant": variant_name("checkpoint", c.streaming)}
+        row = {"op": "long_step", "shape": str(shape), "tokens": c.tokens, "variant": variant_name("checkpoint", c.streaming),
+               "processor": processor(), "niceness": os.nice(0)}
         plan = plan_of(self.program, recipe)
         if "refused" in plan:
             print(f"  refused: {plan['refused']}", flush=True)
@@ -302,6 +304,8 @@ def main() -> int:
             failed.append(f"{stage}: {why}; nothing of it is kept")
             print(f"bench_memory: FAILED: {failed[-1]}", file=sys.stderr, flush=True)
             continue
+        if stage == "hundred_k":   # half an hour and more each: what was measured at other widths stays
+            rows = [r for r in kept.get(stage, {}).get("rows", []) if r["op"] == "long_step" and r["shape"] != rows[0]["shape"]] + rows
         failed += [f"{stage}: {r['sentence']}: {r['value']}" for r in rows if not r.get("passed", True)]
         kept[stage] = {"date": time.strftime("%Y-%m-%d"), "processor": processor(), "commit": commit(), "took_seconds": round(time.monotonic() - started),
                        "rows": rows}

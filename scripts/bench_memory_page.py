@@ -76,12 +76,13 @@ def smollm2(rows: list[dict]) -> str:
 
 
 def hundred_k(rows: list[dict]) -> str:
-    body = [[r["shape"], f"{r['tokens']:,}", r["variant"], *(refusal(r, 7) if "refused" in r else
-             [f"{min(r['seconds']):.0f} s", predicted(r), f"{r['gflops']:.0f} of {r['product_gflops']:.0f} GFLOP/s ({100 * r['share_of_product_rate']:.0f} %)",
+    body = [[r["shape"], r["processor"], f"{r['tokens']:,}", r["variant"], *(refusal(r, 7) if "refused" in r else
+             [f"{min(r['seconds']):.0f} s" + (f" (nice {r['niceness']})" if r["niceness"] else ""), predicted(r), f"{r['gflops']:.0f} of {r['product_gflops']:.0f} GFLOP/s ({100 * r['share_of_product_rate']:.0f} %)",
               *peak(r), gib(r["peak_rss_bytes"]), f"{r['tokens_per_second']:.1f}"])] for r in rows if r["op"] == "long_step"]
-    return ("One training step of a layer with the proportions of a 7B (4096 x 11008, 32 heads of 128, at whole width), fp32. GFLOP/s count what is executed, recomputation included (docs/memory.md, section 5), "
-            "beside the rate of the layer's own products:\n\n" +
-            table(["shape", "tokens", "policy", "a step", "predicted", "rate", "peak of tensors", "planned", "resident", "tokens/s"], body))
+    return ("One training step of a layer with the proportions of a 7B (4096 x 11008, 32 heads of 128, at whole width), fp32. GFLOP/s count what "
+            "is executed, recomputation included (docs/memory.md, section 5), beside the rate of the layer's own products. A row with a niceness ran "
+            "beside other work: its bytes count, its seconds do not.\n\n" +
+            table(["shape", "machine", "tokens", "policy", "a step", "predicted", "rate", "peak of tensors", "planned", "resident", "tokens/s"], body))
 
 
 SECTIONS = {"workspace": ("Workspace, whole and streamed", workspace), "policies": ("What a policy costs", policies),
