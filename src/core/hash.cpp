@@ -6,7 +6,6 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
-#include <immintrin.h>
 #endif
 
 #include "core/sha256_compress.h"
@@ -14,14 +13,6 @@
 namespace longlora {
 
 namespace {
-
-constexpr std::array<uint32_t, 64> kRoundConstants = {
-    0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5, 0xd807aa98, 0x12835b01, 0x243185be,
-    0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174, 0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa,
-    0x5cb0a9dc, 0x76f988da, 0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967, 0x27b70a85,
-    0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85, 0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3,
-    0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070, 0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f,
-    0x682e6ff3, 0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
 
 uint32_t load_big_endian(const uint8_t* p) { return uint32_t{p[0]} << 24 | uint32_t{p[1]} << 16 | uint32_t{p[2]} << 8 | p[3]; }
 
@@ -39,7 +30,7 @@ void compress_portable(std::array<uint32_t, 8>& state, const uint8_t* data, size
     auto [a, b, c, d, e, f, g, h] = state;
     for (size_t t = 0; t < 64; ++t) {
       const uint32_t s1 = std::rotr(e, 6) ^ std::rotr(e, 11) ^ std::rotr(e, 25);
-      const uint32_t t1 = h + s1 + ((e & f) ^ (~e & g)) + kRoundConstants[t] + w[t];
+      const uint32_t t1 = h + s1 + ((e & f) ^ (~e & g)) + kSha256RoundConstants[t] + w[t];
       const uint32_t s0 = std::rotr(a, 2) ^ std::rotr(a, 13) ^ std::rotr(a, 22);
       const uint32_t t2 = s0 + ((a & b) ^ (a & c) ^ (b & c));
       h = g, g = f, f = e, e = d + t1, d = c, c = b, b = a, a = t1 + t2;
@@ -55,37 +46,6 @@ namespace {
 bool cpu_has_sha() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (b >> 29 & 1u) != 0;
-}
-
-/// The instructions work on two registers that hold {F,E,B,A} and {H,G,D,C}, lowest element first.
-__attribute__((target("sha,sse4.1,ssse3"))) void compress_sha_extensions(std::array<uint32_t, 8>& state, const uint8_t* data,
-                                                                          size_t blocks) {
-  const auto as_int = [](uint32_t x) { return static_cast<int>(x); };
-  __m128i abef = _mm_set_epi32(as_int(state[0]), as_int(state[1]), as_int(state[4]), as_int(state[5]));
-  __m128i cdgh = _mm_set_epi32(as_int(state[2]), as_int(state[3]), as_int(state[6]), as_int(state[7]));
-  const __m128i big_endian = _mm_set_epi64x(0x0c0d0e0f08090a0b, 0x0405060700010203);
-  for (; blocks > 0; --blocks, data += 64) {
-    const __m128i abef_before = abef, cdgh_before = cdgh;
-    __m128i w[4];
-    for (int i = 0; i < 4; ++i)
-      w[i] = _mm_shuffle_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(data + 16 * i)), big_endian);
-    for (int i = 0; i < 16; ++i) {   // four rounds each; w is a ring of the last sixteen schedule words
-      if (i >= 4) {
-        const __m128i seven_back = _mm_alignr_epi8(w[(i + 3) & 3], w[(i + 2) & 3], 4);
-        w[i & 3] = _mm_sha256msg2_epu32(_mm_add_epi32(_mm_sha256msg1_epu32(w[i & 3], w[(i + 1) & 3]), seven_back), w[(i + 3) & 3]);
-      }
-      const __m128i* const constants = reinterpret_cast<const __m128i*>(kRoundConstants.data() + 4 * i);
-      const __m128i x = _mm_add_epi32(w[i & 3], _mm_loadu_si128(constants));
-      cdgh = _mm_sha256rnds2_epu32(cdgh, abef, x);                              // the two registers swap roles every two rounds
-      abef = _mm_sha256rnds2_epu32(abef, cdgh, _mm_shuffle_epi32(x, 0x0e));
-    }
-    abef = _mm_add_epi32(abef, abef_before);
-    cdgh = _mm_add_epi32(cdgh, cdgh_before);
-  }
-  alignas(16) std::array<uint32_t, 4> first, second;
-  _mm_store_si128(reinterpret_cast<__m128i*>(first.data()), abef);
-  _mm_store_si128(reinterpret_cast<__m128i*>(second.data()), cdgh);
-  state = {first[3], first[2], second[3], second[2], first[1], first[0], second[1], second[0]};
 }
 #endif
 
@@ -106,8 +66,7 @@ uint64_t splitmix64_finalise(uint64_t z) {
 
 }  // namespace
 
-Sha256::Sha256()
-    : state_{0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19} {}
+Sha256::Sha256() : state_{0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19} {}
 
 void Sha256::block(const uint8_t* data, size_t blocks) {
   static const Compress compress = choose_compress();

@@ -80,7 +80,7 @@ def base_with_record(base, adapter):
 
 def loss_by_program(binary, root, *model_arguments):
     text = program(binary, "eval", "perplexity", *model_arguments, "--data", root / "eval.bin", "--format", "raw_uint16",
-                   "--context", CONTEXT, "--json")
+                   "--context", CONTEXT, "--dtype", "fp32", "--json")
     (entry,) = json.loads(text)["contexts"]
     return entry["nll"], entry["tokens"]
 

@@ -21,7 +21,7 @@ TOKENS = 2048
 
 def our_perplexity(program: str, folder: pathlib.Path, text: pathlib.Path, context: int, stride: int) -> dict:
     out = subprocess.run([program, "-q", "eval", "perplexity", "--model", str(folder), "--data", str(text), "--format", "text", "--context",
-                          str(context), "--stride", str(stride), "--max-tokens", str(TOKENS), "--json"], check=True, capture_output=True, text=True)
+                          str(context), "--stride", str(stride), "--max-tokens", str(TOKENS), "--dtype", "fp32", "--json"], check=True, capture_output=True, text=True)
     return json.loads(out.stdout)["contexts"][0]
 
 
