@@ -1,5 +1,7 @@
 #include "model/offloaded_inputs.h"
 
+#include <ATen/ops/empty.h>
+
 #include <algorithm>
 
 #include "longlora/core/error.h"
@@ -14,7 +16,8 @@ void OffloadedInputs::reserve(int64_t bytes) {
   if (bytes == this->bytes()) return;
   release();
   const MemoryTag tag(Component::offloaded_inputs);
-  if (bytes > 0) host_ = accelerator::host_block(bytes);
+  if (bytes == 0) return;
+  host_ = device_.is_cpu() ? at::empty({bytes}, at::TensorOptions().dtype(at::kByte)) : accelerator::host_block(bytes);
 }
 
 void OffloadedInputs::release() {
