@@ -8,8 +8,8 @@ total and by component. Fails when a total differs by more than 3 % of the measu
 step asked for a piece of more than 1 MiB (tensors are views of what was allocated before it). --markdown writes the table with date and
 processor, for docs/benchmarks.
 
-oneDNN is held to AVX2: where a processor has matrix units for bf16, its products take scratch of their own (below 6 MB at the widths of a
-7B model), which no plan has and which would be percents of models as small as these.
+oneDNN is held to AVX2: where a processor has matrix units for bf16, its products take scratch of their own (some
+megabytes whatever the width), which no plan has and which would be percents of models as small as these.
 """
 import argparse
 import concurrent.futures
